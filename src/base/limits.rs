@@ -1,0 +1,70 @@
+//! Every bound of the program, in one place (I7). Sizes are bytes unless the name says otherwise.
+
+/// Longest name of a directory entry.
+pub const NAME_LEN_MAX: usize = 255;
+/// Longest target of a symbolic link.
+pub const SYMLINK_LEN_MAX: usize = 4095;
+/// Longest name of an extended attribute, prefix included.
+pub const XATTR_NAME_LEN_MAX: usize = 255;
+/// Largest value of an extended attribute (the kernel's `XATTR_SIZE_MAX`).
+pub const XATTR_VALUE_LEN_MAX: usize = 65_536;
+/// Largest list of attribute names (the kernel's `XATTR_LIST_MAX`).
+pub const XATTR_LIST_LEN_MAX: usize = 65_536;
+/// Most hard links to one inode.
+pub const LINKS_MAX: u32 = 1_000_000_000;
+
+/// One leaf of a file's digest tree (docs/seed.md).
+pub const LEAF_LEN: usize = 65_536;
+/// Bytes covered by one digest that the store keeps: a random write re-reads this much for a snapshot.
+pub const SUBTREE_LEN: u64 = 1 << 20;
+/// Bytes of a file that one extent-map segment of a snapshot covers.
+pub const SEGMENT_LEN: u64 = 64 << 20;
+/// Most entries of one leaf of a directory trie (docs/seed.md).
+pub const DIR_LEAF_ENTRIES_MAX: usize = 256;
+/// Files up to this size keep their extents in the directory entry of a snapshot.
+pub const INLINE_EXTENTS_FILE_LEN_MAX: u64 = SUBTREE_LEN;
+/// Most extents that a directory entry of a snapshot holds.
+pub const INLINE_EXTENTS_MAX: usize = 64;
+
+/// Capacity of a pack file, default. A pack is closed before it would grow beyond it.
+pub const PACK_CAPACITY_DEFAULT: u64 = 64 << 20;
+/// Smallest and largest capacity that `init` accepts.
+pub const PACK_CAPACITY_MIN: u64 = 4 << 20;
+/// See [`PACK_CAPACITY_MIN`].
+pub const PACK_CAPACITY_MAX: u64 = 1 << 30;
+/// Largest payload of one commit record before compression; a larger commit is cut into parts.
+pub const RECORD_PAYLOAD_MAX: usize = 1 << 20;
+/// Raw bytes after which a frame is closed.
+pub const FRAME_TARGET_LEN: usize = 128 << 10;
+/// Largest raw (decoded) length of a frame that a reader accepts.
+pub const FRAME_RAW_LEN_MAX: usize = 2 << 20;
+/// Most chunks in one frame.
+pub const FRAME_CHUNKS_MAX: usize = 1024;
+/// Largest chunk.
+pub const CHUNK_LEN_MAX: usize = 1 << 20;
+
+/// Dirty file bytes at which a commit is started without being asked for.
+pub const DIRTY_START_LEN: u64 = 32 << 20;
+/// Dirty file bytes at which writers wait for the commit.
+pub const DIRTY_WAIT_LEN: u64 = 96 << 20;
+/// Pending metadata bytes at which a commit is started.
+pub const PENDING_META_START_LEN: u64 = 8 << 20;
+/// Pending metadata bytes at which writers wait.
+pub const PENDING_META_WAIT_LEN: u64 = 32 << 20;
+/// Milliseconds after which changes are committed without an fsync.
+pub const COMMIT_INTERVAL_MS: u64 = 5_000;
+/// Dirty bytes of a commit up to which its frames go into the LOG pack itself, so that one
+/// `fdatasync` suffices.
+pub const INLINE_COMMIT_LEN_MAX: u64 = 1 << 20;
+
+/// Memory budget, default.
+pub const MEMORY_DEFAULT: u64 = 512 << 20;
+/// Smallest memory budget.
+pub const MEMORY_MIN: u64 = 128 << 20;
+
+const _: () = assert!(SUBTREE_LEN.is_multiple_of(LEAF_LEN as u64));
+const _: () = assert!(SEGMENT_LEN.is_multiple_of(SUBTREE_LEN));
+const _: () = assert!(CHUNK_LEN_MAX <= FRAME_RAW_LEN_MAX);
+const _: () = assert!((FRAME_RAW_LEN_MAX as u64) < PACK_CAPACITY_MIN);
+const _: () = assert!((RECORD_PAYLOAD_MAX as u64) < PACK_CAPACITY_MIN);
+const _: () = assert!(DIRTY_START_LEN < DIRTY_WAIT_LEN);

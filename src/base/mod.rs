@@ -1,0 +1,12 @@
+//! Ids and other newtypes, the error type, every limit, the clock: what all other modules share.
+
+mod env;
+mod error;
+mod ids;
+pub mod limits;
+mod verified;
+
+pub use env::{Env, Timestamp};
+pub use error::{Error, Result, Site};
+pub use ids::{ByteLen, ChunkId, Digest, FileOff, Ino, Lsn, PackId, PackOff, Slot, StoreId};
+pub use verified::Verified;

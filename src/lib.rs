@@ -1,0 +1,7 @@
+//! mmhfs: a read-write compressed, deduplicating FUSE filesystem whose whole tree is named by one
+//! verifiable seed.
+//!
+//! The layers, from the top: `cli`, `fuse`, `engine`, `chunk`, `meta`/`codec`, `format`/`disk`/`hash`,
+//! `base`. Arrows point down only; `tests/tidy.rs` holds them. `docs/architecture.md` is the map.
+
+pub mod base;
