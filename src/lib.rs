@@ -6,3 +6,4 @@
 
 pub mod base;
 pub mod hash;
+pub mod format;
