@@ -1,5 +1,10 @@
 //! Every route to a file's digest gives the same answer (I9).
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "test data wraps and is small"
+)]
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,5 +1,10 @@
 //! Every printed form is read back, and every mistake is named.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "test data wraps and is small"
+)]
+
 use proptest::prelude::*;
 
 use super::*;
