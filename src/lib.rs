@@ -7,3 +7,4 @@
 pub mod base;
 pub mod codec;
 pub mod disk;
+pub mod format;
