@@ -10,3 +10,4 @@ pub mod disk;
 pub mod engine;
 pub mod format;
 pub mod hash;
+pub mod meta;
