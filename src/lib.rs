@@ -7,4 +7,6 @@
 pub mod base;
 pub mod codec;
 pub mod disk;
+pub mod engine;
 pub mod format;
+pub mod hash;
