@@ -11,9 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rayon::prelude::*;
 
 use super::types::PutKind;
-use crate::base::limits::{CHUNK_LEN_MAX, FRAME_CHUNKS_MAX, FRAME_TARGET_LEN};
+use crate::base::limits::{FRAME_CHUNKS_MAX, FRAME_TARGET_LEN};
 use crate::base::{ChunkId, Error, Result};
 use crate::codec::{Codec, compress, decompress};
+use crate::format::ALIGN;
+use crate::format::footer::FOOTER_FRAME_LEN;
+use crate::format::frame::{FRAME_CHUNK_LEN, FRAME_HEADER_LEN, FrameChunk, FrameHead, FrameKind};
 use crate::format::rows::ChunkRow;
 use crate::hash::{chunk_id, node_id};
 
@@ -35,6 +38,8 @@ pub struct Batch {
     pub(super) staged: Vec<PackedFrame>,
     /// Stored bytes of `staged`.
     pub(super) staged_len: usize,
+    /// A put has failed: what it has stored is incomplete.
+    pub(super) failed: bool,
     open_data: RawFrame,
     open_nodes: RawFrame,
     turn: Turn,
@@ -68,23 +73,42 @@ impl Drop for Turn {
 }
 
 /// Pieces that will be one frame.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct RawFrame {
+    kind: FrameKind,
     raw: Vec<u8>,
-    chunks: Vec<(ChunkId, u32)>,
+    chunks: Vec<FrameChunk>,
 }
 
 /// A frame but for its address.
 #[derive(Debug)]
 pub(super) struct PackedFrame {
+    /// What its chunks are.
+    pub(super) kind: FrameKind,
     /// How `payload` is encoded.
     pub(super) codec: Codec,
     /// The stored bytes.
     pub(super) payload: Vec<u8>,
-    /// Length of the decoded bytes.
-    pub(super) raw_len: usize,
-    /// Ids and lengths of the chunks, in order.
-    pub(super) chunks: Vec<(ChunkId, u32)>,
+    /// The chunks, in order.
+    pub(super) chunks: Vec<FrameChunk>,
+}
+
+impl PackedFrame {
+    /// What the frame will say of itself.
+    pub(super) fn head(&self) -> FrameHead {
+        FrameHead::new(self.codec.id(), self.kind, self.chunks.clone())
+    }
+
+    /// Length of the whole frame in a pack.
+    pub(super) fn stored_len(&self) -> usize {
+        let unpadded = FRAME_HEADER_LEN + self.chunks.len() * FRAME_CHUNK_LEN + self.payload.len();
+        unpadded.next_multiple_of(ALIGN)
+    }
+
+    /// The same, with its entry in the footer.
+    pub(super) fn total_len(&self) -> usize {
+        self.stored_len() + FOOTER_FRAME_LEN + self.chunks.len() * FRAME_CHUNK_LEN
+    }
 }
 
 /// A piece that was hashed and looked up.
@@ -106,8 +130,9 @@ impl Batch {
             rows: Vec::new(),
             staged: Vec::new(),
             staged_len: 0,
-            open_data: RawFrame::default(),
-            open_nodes: RawFrame::default(),
+            failed: false,
+            open_data: RawFrame::new(FrameKind::Data),
+            open_nodes: RawFrame::new(FrameKind::Nodes),
             turn,
         }
     }
@@ -130,11 +155,11 @@ impl Batch {
             }
             // A large chunk gets a frame of its own: who reads its small neighbours need not decode it.
             if piece.bytes.len() >= FRAME_TARGET_LEN && !open.chunks.is_empty() {
-                full.push(std::mem::take(open));
+                full.push(open.take());
             }
             open.push(piece);
             if open.raw.len() >= FRAME_TARGET_LEN || open.chunks.len() >= FRAME_CHUNKS_MAX {
-                full.push(std::mem::take(open));
+                full.push(open.take());
             }
         }
         full
@@ -145,31 +170,44 @@ impl Batch {
         [&mut self.open_data, &mut self.open_nodes]
             .into_iter()
             .filter(|open| !open.chunks.is_empty())
-            .map(std::mem::take)
+            .map(RawFrame::take)
             .collect()
     }
 }
 
 impl RawFrame {
+    fn new(kind: FrameKind) -> Self {
+        Self {
+            kind,
+            raw: Vec::new(),
+            chunks: Vec::new(),
+        }
+    }
+
+    fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::new(self.kind))
+    }
+
     fn push(&mut self, piece: &HashedPiece<'_>) {
         self.raw.extend_from_slice(piece.bytes);
         let len = u32::try_from(piece.bytes.len()).unwrap_or(u32::MAX);
-        self.chunks.push((piece.id, len));
+        self.chunks.push(FrameChunk { id: piece.id, len });
     }
 }
 
 /// Hashes pieces and asks `known` about each.
 ///
 /// # Errors
-/// [`Error::Internal`] for a piece that is empty or longer than [`CHUNK_LEN_MAX`]; those of `known`.
+/// [`Error::Internal`] for a piece that is empty or longer than a chunk of its kind may be; those of `known`.
 pub(super) fn hash_pieces<'a>(
     kind: PutKind,
     pieces: &[&'a [u8]],
     known: &(dyn Fn(&ChunkId) -> Result<bool> + Sync),
 ) -> Result<Vec<HashedPiece<'a>>> {
+    let len_max = kind.frame_kind().chunk_len_max();
     let hash = |bytes: &&'a [u8]| {
         let bytes = *bytes;
-        if bytes.is_empty() || bytes.len() > CHUNK_LEN_MAX {
+        if bytes.is_empty() || bytes.len() > len_max {
             return Err(Error::Internal("a piece of a length that no chunk has"));
         }
         let id = match kind {
@@ -209,9 +247,9 @@ pub(super) fn compress_frames(
             }
         }
         Ok(PackedFrame {
+            kind: frame.kind,
             codec,
             payload,
-            raw_len: frame.raw.len(),
             chunks: frame.chunks,
         })
     };

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::base::{ByteLen, ChunkId, Env, Error, Lsn, PackId, PackOff, Result};
+use crate::format::frame::FrameKind;
 use crate::format::rows::{ChunkRow, Op, PackKind};
 
 /// A place between two commits of the log: everything before it has been seen.
@@ -94,6 +95,16 @@ pub enum PutKind {
     Data,
     /// A node of a snapshot.
     Node,
+}
+
+impl PutKind {
+    /// The kind of frame that it goes into.
+    pub(super) fn frame_kind(self) -> FrameKind {
+        match self {
+            Self::Data => FrameKind::Data,
+            Self::Node => FrameKind::Nodes,
+        }
+    }
 }
 
 /// What is certain to survive a crash: only a successful sync makes one (I1).
