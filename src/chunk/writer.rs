@@ -19,7 +19,7 @@ use super::replay::LogTail;
 use super::superblocks::save_superblock;
 use super::types::{Committed, Durable, Watermark};
 use crate::base::limits::RECORD_PAYLOAD_MAX;
-use crate::base::{ByteLen, ChunkId, Digest, Env, Error, Lsn, PackId, PackOff, Result};
+use crate::base::{ChunkId, Digest, Env, Error, Lsn, PackId, PackOff, Result};
 use crate::codec::compress;
 use crate::format::footer::{
     FOOTER_FRAME_LEN, FOOTER_HEADER_LEN, Footer, FooterFrame, TRAILER_LEN, encode_footer,
@@ -387,7 +387,7 @@ impl Writer {
     }
 
     /// Makes a batch and its operations durable. On an error the caller calls [`Writer::give_up`].
-    pub(super) fn commit(&mut self, batch: Batch, ops: Vec<Op>) -> Result<Durable<Committed>> {
+    pub(super) fn commit(&mut self, batch: &mut Batch, ops: Vec<Op>) -> Result<Durable<Committed>> {
         let data_rows = self.sync_data()?.into_inner();
         let staged_len: usize = batch.staged.iter().map(PackedFrame::total_len).sum();
         let chunks: usize = batch.staged.iter().map(|frame| frame.chunks.len()).sum();
@@ -396,7 +396,7 @@ impl Writer {
         let first_part = RECORD_HEADER_LEN + ALIGN + ops_len.min(RECORD_PAYLOAD_MAX + OP_LEN_MAX);
         let mut log = self.take_log(staged_len + first_part, false)?;
 
-        let mut rows = batch.rows;
+        let mut rows = std::mem::take(&mut batch.rows);
         for frame in &batch.staged {
             let (bytes, more) = log.pack.append_frame(&self.superblock, frame)?;
             log.span.update(&bytes);
@@ -525,9 +525,4 @@ pub(super) fn create_store(disk: &Arc<dyn Disk>, superblock: &Superblock) -> Res
     disk.create_dir(PACKS)?;
     disk.sync_dir("")?;
     save_superblock(disk, superblock)
-}
-
-/// Length of a pack as of its durable end.
-pub(super) fn as_len(off: PackOff) -> ByteLen {
-    ByteLen::from_raw(off.raw())
 }
