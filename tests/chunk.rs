@@ -55,7 +55,11 @@ fn i3_a_flipped_byte_anywhere_in_a_data_pack_is_an_error_or_harmless_never_other
         let ids = world.commit(inline, &pieces);
         world.close();
         let row = world.row(&ids[0]);
-        let kind = if inline { PackKind::Log } else { PackKind::Data };
+        let kind = if inline {
+            PackKind::Log
+        } else {
+            PackKind::Data
+        };
         let name = pack_name(row.pack, kind);
         let (from, to) = (row.frame.raw(), row.frame.raw() + u64::from(row.frame_len));
         for at in from..to {
@@ -63,7 +67,9 @@ fn i3_a_flipped_byte_anywhere_in_a_data_pack_is_an_error_or_harmless_never_other
             world.reopen_as_is();
             for (id, piece) in ids.iter().zip(&pieces) {
                 match world.store().get(id) {
-                    Ok(bytes) => panic!("byte {at} does not matter: {} {}", bytes.len(), piece.len()),
+                    Ok(bytes) => {
+                        panic!("byte {at} does not matter: {} {}", bytes.len(), piece.len())
+                    }
                     Err(Error::Corrupt { site, .. }) => {
                         assert_eq!((site.pack, site.off), (row.pack, row.frame), "byte {at}");
                     }
@@ -83,7 +89,11 @@ fn writing_damaged_content_again_heals_it() {
     let pieces = [text(1, 5_000), text(2, 5_000)];
     let ids = world.commit(false, &pieces);
     let row = world.row(&ids[0]);
-    world.flip(&pack_name(row.pack, PackKind::Data), row.frame.raw() + u64::from(row.frame_len) / 2);
+    world.close();
+    world.flip(
+        &pack_name(row.pack, PackKind::Data),
+        row.frame.raw() + u64::from(row.frame_len) / 2,
+    );
     world.reopen_as_is();
     assert!(world.store().get(&ids[0]).is_err());
     world.commit(false, &pieces);
@@ -104,14 +114,20 @@ fn a_torn_tail_is_ignored_and_never_comes_back() {
     world.index_from_scratch();
     assert_eq!(world.mark(), mark);
     assert_eq!(world.read_all(&kept), [text(1, 1_000)]);
-    assert!(matches!(world.store().get(&lost[0]), Err(Error::ChunkUnknown(_))));
+    assert!(matches!(
+        world.store().get(&lost[0]),
+        Err(Error::ChunkUnknown(_))
+    ));
     let after = world.commit(true, &[text(3, 1_000)]);
     // Even if the missing byte turns up later, what the cut left out stays out.
     world.write_file(&name, &torn);
     world.crash();
     world.index_from_scratch();
     assert_eq!(world.read_all(&after), [text(3, 1_000)]);
-    assert!(matches!(world.store().get(&lost[0]), Err(Error::ChunkUnknown(_))));
+    assert!(matches!(
+        world.store().get(&lost[0]),
+        Err(Error::ChunkUnknown(_))
+    ));
 }
 
 #[test]
@@ -129,7 +145,11 @@ fn every_length_that_a_tear_leaves_is_the_history_up_to_some_commit() {
         world.crash();
         world.index_from_scratch();
         let expected = marks.iter().rev().find(|mark| mark.off.raw() <= len);
-        assert_eq!(world.mark().lsn, expected.map_or(0.into_lsn(), |m| m.lsn), "length {len}");
+        assert_eq!(
+            world.mark().lsn,
+            expected.map_or(world::NO_LSN, |m| m.lsn),
+            "length {len}"
+        );
     }
 }
 
@@ -192,7 +212,9 @@ fn a_missing_or_truncated_pack_is_named() {
         let bytes = world.bytes(&name);
         world.remove(&name);
         match world.try_index_from_scratch() {
-            Err(Error::PackMissing { path }) => assert!(path.ends_with(&name), "{}", path.display()),
+            Err(Error::PackMissing { path }) => {
+                assert!(path.ends_with(&name), "{}", path.display())
+            }
             other => panic!("{name}: {other:?}"),
         }
         world.write_file(&name, &bytes);
@@ -200,7 +222,11 @@ fn a_missing_or_truncated_pack_is_named() {
     let name = pack_name(old.pack, PackKind::Log);
     world.truncate(&name, old.off.raw() - 1);
     match world.try_index_from_scratch() {
-        Err(Error::PackTruncated { path, expected_bytes, .. }) => {
+        Err(Error::PackTruncated {
+            path,
+            expected_bytes,
+            ..
+        }) => {
             assert!(path.ends_with(&name));
             assert_eq!(expected_bytes, old.off.raw());
         }
@@ -236,7 +262,10 @@ fn a_failed_sync_fails_the_commit_and_the_next_one_goes_to_a_new_pack() {
         let kept = world.commit(inline, &[text(1, 1_000)]);
         let before = world.mark();
         world.disk().fail(Some(fault));
-        assert!(world.try_commit(inline, &[text(2, 1_000)]).is_err(), "{fault:?}");
+        assert!(
+            world.try_commit(inline, &[text(2, 1_000)]).is_err(),
+            "{fault:?}"
+        );
         world.disk().fail(None);
         let after = world.commit(inline, &[text(2, 1_000), text(3, 1_000)]);
         if matches!(fault, Fault::Sync("log") | Fault::Write("log")) {
@@ -256,8 +285,14 @@ fn a_full_disk_fails_the_commit_and_nothing_else() {
     let mut world = World::new();
     let kept = world.commit(true, &[text(1, 1_000)]);
     world.disk().fail(Some(Fault::Full));
-    assert!(matches!(world.try_commit(false, &[noise(1, 9_000)]), Err(Error::NoSpace)));
-    assert!(matches!(world.try_commit(true, &[noise(1, 9_000)]), Err(Error::NoSpace)));
+    assert!(matches!(
+        world.try_commit(false, &[noise(1, 9_000)]),
+        Err(Error::NoSpace)
+    ));
+    assert!(matches!(
+        world.try_commit(true, &[noise(1, 9_000)]),
+        Err(Error::NoSpace)
+    ));
     world.disk().fail(None);
     let after = world.commit(true, &[noise(1, 9_000)]);
     world.crash();
@@ -392,5 +427,8 @@ fn only_one_batch_at_a_time() {
     assert!(world.store().begin(true).is_err());
     drop(first);
     let mut batch = world.store().begin(false).unwrap();
-    world.store().put(&mut batch, PutKind::Data, &[b"x"]).unwrap();
+    world
+        .store()
+        .put(&mut batch, PutKind::Data, &[b"x"])
+        .unwrap();
 }

@@ -134,7 +134,12 @@ mod tests {
         let small = cut(&data, FileOff::ZERO, &chunker);
         let merged = cut(&data, large(), &chunker);
         assert!(ends(&merged).is_subset(&ends(&small)));
-        assert!(merged.len() < small.len() * 3 / 4, "{} of {}", merged.len(), small.len());
+        assert!(
+            merged.len() < small.len() * 3 / 4,
+            "{} of {}",
+            merged.len(),
+            small.len()
+        );
         for lens in [&small, &merged] {
             assert_eq!(lens.iter().sum::<usize>(), data.len());
         }
@@ -150,7 +155,10 @@ mod tests {
         for off in [FileOff::ZERO, large()] {
             let before: BTreeSet<usize> = ends(&cut(&data, off, &chunker));
             let after = ends(&cut(&edited, off, &chunker));
-            let kept = after.iter().filter(|&&end| end > 8 && before.contains(&(end - 8))).count();
+            let kept = after
+                .iter()
+                .filter(|&&end| end > 8 && before.contains(&(end - 8)))
+                .count();
             assert!(kept * 10 > before.len() * 7, "{kept} of {}", before.len());
         }
     }
@@ -162,7 +170,10 @@ mod tests {
         assert_eq!(cut(&[1; 16 << 10], FileOff::ZERO, &chunker), [16 << 10]);
         for off in [FileOff::ZERO, large()] {
             let zeros = vec![0; 3 << 20];
-            assert_eq!(cut(&zeros, off, &chunker).iter().sum::<usize>(), zeros.len());
+            assert_eq!(
+                cut(&zeros, off, &chunker).iter().sum::<usize>(),
+                zeros.len()
+            );
         }
     }
 }

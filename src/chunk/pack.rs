@@ -92,7 +92,9 @@ impl PackWriter {
         if self.buf.is_empty() {
             return Ok(());
         }
-        let done = self.file.write_at(PackOff::from_raw(self.written), &self.buf);
+        let done = self
+            .file
+            .write_at(PackOff::from_raw(self.written), &self.buf);
         self.guard(done)?;
         self.written = self.written.saturating_add(self.buf.len() as u64);
         self.buf.clear();

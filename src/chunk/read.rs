@@ -94,7 +94,9 @@ impl DecodedFrame {
     /// # Errors
     /// [`Error::Corrupt`] for the first that does not match.
     pub(super) fn verify_all(&self, at: &Address) -> Result<()> {
-        self.chunks.iter().try_for_each(|chunk| self.verify(chunk, at))
+        self.chunks
+            .iter()
+            .try_for_each(|chunk| self.verify(chunk, at))
     }
 
     fn chunk(&self, id: &ChunkId, row: &ChunkRow, at: &Address) -> Result<Verified<ChunkBytes>> {
@@ -210,7 +212,10 @@ impl Reader {
     /// The frames that could not be read since the store was opened.
     pub(super) fn damaged(&self) -> Vec<Site> {
         let damaged = self.damaged.lock();
-        let mut sites: Vec<Site> = damaged.iter().map(|&(pack, off)| Site { pack, off }).collect();
+        let mut sites: Vec<Site> = damaged
+            .iter()
+            .map(|&(pack, off)| Site { pack, off })
+            .collect();
         sites.sort_unstable_by_key(|site| (site.pack, site.off));
         sites
     }
@@ -223,7 +228,9 @@ impl Reader {
     /// Takes a place among the reads ahead; false if they are too many already.
     pub(super) fn try_ahead(&self) -> bool {
         let more = |count| (count < PREFETCH_FRAMES_MAX).then_some(count + 1);
-        self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+        self.in_flight
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
+            .is_ok()
     }
 
     /// Reads a frame ahead and gives the place back. An error shows when the frame is asked for.
@@ -236,6 +243,8 @@ impl Reader {
     pub(super) fn codec(&self, row: &ChunkRow) -> Result<u8> {
         const CODEC_OFF: usize = 9;
         let head = self.files.read(row.pack, row.frame, CODEC_OFF + 1)?;
-        head.get(CODEC_OFF).copied().ok_or(Error::Internal("frame header"))
+        head.get(CODEC_OFF)
+            .copied()
+            .ok_or(Error::Internal("frame header"))
     }
 }

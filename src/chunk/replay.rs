@@ -175,7 +175,11 @@ impl Log<'_> {
         while cut.prev.raw() != 0 {
             let link = self.link(cut.prev, Some(cut.len))?;
             if link.cut.epoch.checked_add(1) != Some(cut.epoch) || link.cut.lsn > cut.lsn {
-                return Err(Self::damaged(&link, 0, "a later pack's header does not continue it"));
+                return Err(Self::damaged(
+                    &link,
+                    0,
+                    "a later pack's header does not continue it",
+                ));
             }
             // Strictly older: the decoder refuses a cut that names its own or a later pack.
             cut = link.cut;
@@ -187,7 +191,11 @@ impl Log<'_> {
 
     /// The newest LOG pack that may hold commits.
     fn newest(&self) -> Result<Option<Link>> {
-        let logs = self.packs.iter().rev().filter(|(_, kind)| **kind == PackKind::Log);
+        let logs = self
+            .packs
+            .iter()
+            .rev()
+            .filter(|(_, kind)| **kind == PackKind::Log);
         for (&id, _) in logs {
             match self.link(id, None) {
                 // A crash while it was created; no commit is in a pack above the high-water mark.
@@ -210,7 +218,10 @@ impl Log<'_> {
         let start = PackOff::from_raw(0);
         let header = read_exactly(file.as_ref(), start, PACK_HEADER_LEN, || path.clone())?;
         let hash = |parts: &[&[u8]]| checksum(Checksum::PackHeader, parts);
-        let site = Site { pack: id, off: start };
+        let site = Site {
+            pack: id,
+            off: start,
+        };
         let damaged = |detail: &str| Error::LogDamaged {
             path: path.clone(),
             site,
@@ -222,7 +233,11 @@ impl Log<'_> {
         };
         let cut = match header.cut {
             Some(cut) if header.store == self.superblock.store && header.pack == id => cut,
-            _ => return Err(damaged("it belongs to another store, number or kind of pack")),
+            _ => {
+                return Err(damaged(
+                    "it belongs to another store, number or kind of pack",
+                ));
+            }
         };
         let len = file.len()?.raw();
         let sealed = sealed_at(file.as_ref(), len, &path)?;
@@ -289,7 +304,11 @@ impl Log<'_> {
             if let Some(next) = chain.get(idx + 1)
                 && (walk.lsn != next.cut.lsn || walk.chain != next.cut.chain)
             {
-                return Err(Self::damaged(link, walk.off, "the log does not lead to the next pack's cut"));
+                return Err(Self::damaged(
+                    link,
+                    walk.off,
+                    "the log does not lead to the next pack's cut",
+                ));
             }
         }
         Ok(state.from.is_none())
@@ -297,7 +316,10 @@ impl Log<'_> {
 
     fn walk_link(&self, link: &Link, walk: &mut Walk, state: &mut State<'_>) -> Result<bool> {
         loop {
-            if state.from.is_some_and(|mark| mark.pack == link.id && walk.off > mark.off.raw()) {
+            if state
+                .from
+                .is_some_and(|mark| mark.pack == link.id && walk.off > mark.off.raw())
+            {
                 return Ok(false);
             }
             match walk.next()? {
@@ -312,7 +334,11 @@ impl Log<'_> {
                     return self.end_of(link, walk, state);
                 }
                 Step::End { .. } => {
-                    return Err(Self::damaged(link, walk.off, "frames without a record before a cut"));
+                    return Err(Self::damaged(
+                        link,
+                        walk.off,
+                        "frames without a record before a cut",
+                    ));
                 }
                 Step::Bad { off, detail } if !link.open => {
                     return Err(Self::damaged(link, off, detail));
@@ -365,7 +391,11 @@ impl<'a> State<'a> {
 
     /// Number of the first record of the commit that the next record belongs to.
     fn next_commit(&self, last: Lsn) -> Lsn {
-        Lsn::from_raw(last.raw().saturating_add(1).saturating_sub(u64::from(self.parts)))
+        Lsn::from_raw(
+            last.raw()
+                .saturating_add(1)
+                .saturating_sub(u64::from(self.parts)),
+        )
     }
 
     /// Takes a record in; `Some` says why it cannot be.
@@ -407,7 +437,8 @@ impl<'a> State<'a> {
     fn note_packs(&mut self, ops: &[Op]) -> Result<()> {
         for op in ops {
             if let Op::Put(Table::Pack, key, value) = op {
-                self.rows.insert(keys::parse_pack(key)?, PackRow::decode(value)?);
+                self.rows
+                    .insert(keys::parse_pack(key)?, PackRow::decode(value)?);
             }
         }
         Ok(())

@@ -11,9 +11,7 @@ use crate::base::limits::PACK_CAPACITY_MAX;
 use crate::base::{ChunkId, Error, Lsn, PackId, PackOff, Result, StoreId};
 use crate::format::footer::{Footer, FooterFrame, decode_footer};
 use crate::format::frame::{Address, FRAME_HEADER_LEN, peek_frame_len};
-use crate::format::pack::{
-    PACK_HEADER_LEN, PackHeader, Piece, decode_pack_header, piece_at,
-};
+use crate::format::pack::{PACK_HEADER_LEN, PackHeader, Piece, decode_pack_header, piece_at};
 use crate::format::record::{RECORD_HEADER_LEN, decode_header};
 use crate::format::rows::PackKind;
 use crate::hash::{Checksum, SpanHasher, checksum};
@@ -103,7 +101,11 @@ impl Scan<'_> {
     }
 
     fn run(&mut self, files: &PackFiles, vouched: Option<PackOff>) -> Result<()> {
-        let (file, path, kind) = (files.file(self.id)?, files.path(self.id), files.kind(self.id)?);
+        let (file, path, kind) = (
+            files.file(self.id)?,
+            files.path(self.id),
+            files.kind(self.id)?,
+        );
         let len = file.len()?.raw();
         self.report.bytes = len;
         let start = PackOff::from_raw(0);
@@ -135,7 +137,7 @@ impl Scan<'_> {
             return self.footer(files, at.raw(), len, kind, log_end);
         }
         let mut rest = Window::new(file, path, PackOff::from_raw(len));
-        if piece_at(rest.bytes(end, 8)?) == Ok(Piece::Footer) {
+        if matches!(piece_at(rest.bytes(end, 8)?), Ok(Piece::Footer)) {
             self.problem(end, "the footer is damaged or incomplete")?;
         }
         Ok(())
@@ -145,7 +147,9 @@ impl Scan<'_> {
         let hash = |parts: &[&[u8]]| checksum(Checksum::PackHeader, parts);
         match decode_pack_header(bytes, &hash) {
             Ok(header)
-                if header.store == self.store && header.pack == self.id && header.kind() == kind =>
+                if header.store == self.store
+                    && header.pack == self.id
+                    && header.kind() == kind =>
             {
                 Ok(Some(header))
             }

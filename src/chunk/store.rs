@@ -10,9 +10,7 @@ use super::files::{PackFiles, pack_name};
 use super::read::Reader;
 use super::replay::{LogTail, sealed_at};
 use super::scan::{ScanReport, Scanned, scan};
-use super::types::{
-    ChunkBytes, ChunkLookup, Committed, Durable, PackInfo, PutKind, StoreConfig,
-};
+use super::types::{ChunkBytes, ChunkLookup, Committed, Durable, PackInfo, PutKind, StoreConfig};
 use super::writer::{Writer, create_store};
 use crate::base::limits::{INLINE_FRAMES_LEN_MAX, PUT_SLICE_LEN};
 use crate::base::{ByteLen, ChunkId, Error, PackId, PackOff, Result, Site, Verified};
@@ -139,7 +137,9 @@ impl ChunkStore {
                 len = len.saturating_add(piece.len());
                 first || len <= PUT_SLICE_LEN
             });
-            let (now, later) = rest.split_at_checked(fitting.count()).unwrap_or((rest, &[]));
+            let (now, later) = rest
+                .split_at_checked(fitting.count())
+                .unwrap_or((rest, &[]));
             let hashed = hash_pieces(kind, now, &known)?;
             ids.extend(hashed.iter().map(|piece| piece.id));
             let full = batch.add(kind, &hashed);
@@ -295,7 +295,7 @@ impl ChunkStore {
     /// [`Error::Io`].
     pub fn used_bytes(&self) -> Result<u64> {
         let len = |(id, kind)| self.files.disk().len(&pack_name(id, kind));
-        let lens = self.files.all().into_iter().map(len);
+        let mut lens = self.files.all().into_iter().map(len);
         lens.try_fold(0_u64, |sum, len| {
             Ok(sum.saturating_add(len?.map_or(0, ByteLen::raw)))
         })
@@ -315,7 +315,10 @@ impl ChunkStore {
         each: &mut dyn FnMut(Scanned) -> Result<()>,
     ) -> Result<ScanReport> {
         let open = self.writer.lock().open_packs();
-        let own = open.iter().find(|(pack, _)| *pack == id).map(|(_, end)| *end);
+        let own = open
+            .iter()
+            .find(|(pack, _)| *pack == id)
+            .map(|(_, end)| *end);
         let vouched = own
             .or_else(|| self.tail.limits.get(&id).copied())
             .or_else(|| vouched.map(|len| PackOff::from_raw(len.raw())));

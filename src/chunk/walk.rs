@@ -165,7 +165,13 @@ impl Walk {
             return Ok(Err("length of a record"));
         }
         let bytes = self.window.bytes(at, len)?;
-        match decode_record(bytes, prev_chain, span_len, span_hash, &record_hash(address)) {
+        match decode_record(
+            bytes,
+            prev_chain,
+            span_len,
+            span_hash,
+            &record_hash(address),
+        ) {
             Ok(record) => Ok(Ok(Box::new(FoundRecord {
                 payload: bytes.get(record.payload()).unwrap_or(&[]).to_vec(),
                 record,
@@ -199,7 +205,10 @@ impl Walk {
         };
         let head = claim.head;
         let first = head.lsn.raw().saturating_sub(u64::from(head.part));
-        let Some(mut from) = at.checked_sub(head.span_len).filter(|from| *from >= self.off) else {
+        let Some(mut from) = at
+            .checked_sub(head.span_len)
+            .filter(|from| *from >= self.off)
+        else {
             return Ok(false);
         };
         if first <= commit.raw() {
@@ -207,7 +216,9 @@ impl Walk {
         }
         let mut span = SpanHasher::new(Checksum::Span);
         while from < at {
-            let len = usize::try_from(at - from).unwrap_or(usize::MAX).min(1 << 20);
+            let len = usize::try_from(at - from)
+                .unwrap_or(usize::MAX)
+                .min(1 << 20);
             let bytes = self.window.bytes(from, len)?;
             span.update(bytes);
             from += len as u64;

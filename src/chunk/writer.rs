@@ -21,6 +21,7 @@ use super::types::{Committed, Durable, Watermark};
 use crate::base::limits::RECORD_PAYLOAD_MAX;
 use crate::base::{ChunkId, Digest, Env, Error, Lsn, PackId, PackOff, Result};
 use crate::codec::compress;
+use crate::disk::Disk;
 use crate::format::footer::{
     FOOTER_FRAME_LEN, FOOTER_HEADER_LEN, Footer, FooterFrame, TRAILER_LEN, encode_footer,
 };
@@ -201,7 +202,12 @@ impl OpenLog {
     }
 
     /// Appends one record after the bytes since the last one.
-    fn append_record(&mut self, superblock: &Superblock, head: &RecordHead, payload: &[u8]) -> Result<()> {
+    fn append_record(
+        &mut self,
+        superblock: &Superblock,
+        head: &RecordHead,
+        payload: &[u8],
+    ) -> Result<()> {
         let at = Address {
             store: superblock.store,
             pack: self.pack.out.id(),
@@ -267,8 +273,14 @@ impl Writer {
 
     /// Durable lengths of the packs that are open, and whether they are LOG packs.
     pub(super) fn open_packs(&self) -> Vec<(PackId, PackOff)> {
-        let log = self.log.as_ref().map(|log| (log.pack.out.id(), self.end.mark.off));
-        let data = self.data.as_ref().map(|data| (data.out.id(), data.out.end()));
+        let log = self
+            .log
+            .as_ref()
+            .map(|log| (log.pack.out.id(), self.end.mark.off));
+        let data = self
+            .data
+            .as_ref()
+            .map(|data| (data.out.id(), data.out.end()));
         log.into_iter().chain(data).collect()
     }
 
@@ -277,7 +289,11 @@ impl Writer {
     }
 
     fn create(&mut self, cut: Option<Cut>) -> Result<OpenPack> {
-        let kind = if cut.is_some() { PackKind::Log } else { PackKind::Data };
+        let kind = if cut.is_some() {
+            PackKind::Log
+        } else {
+            PackKind::Data
+        };
         let id = self.next_pack;
         let disk = Arc::clone(self.files.disk());
         let name = pack_name(id, kind);
@@ -324,9 +340,7 @@ impl Writer {
             Some(full) => {
                 let id = full.out.id();
                 let row = full.seal(&self.superblock, (0, Lsn::from_raw(0), CHAIN_START))?;
-                if self.touched.contains_key(&id) {
-                    self.touched.insert(id, Some(row.into_inner()));
-                }
+                self.touched.insert(id, Some(row.into_inner()));
                 self.create(None)?
             }
             None => self.create(None)?,
