@@ -5,3 +5,4 @@
 //! `base`. Arrows point down only; `tests/tidy.rs` holds them. `docs/architecture.md` is the map.
 
 pub mod base;
+pub mod fuse;
