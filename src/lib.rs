@@ -5,4 +5,11 @@
 //! `base`. Arrows point down only; `tests/tidy.rs` holds them. `docs/architecture.md` is the map.
 
 pub mod base;
+pub mod chunk;
+pub mod codec;
+pub mod disk;
+pub mod engine;
+pub mod format;
 pub mod fuse;
+pub mod hash;
+pub mod meta;
