@@ -10,5 +10,6 @@ pub mod codec;
 pub mod disk;
 pub mod engine;
 pub mod format;
+pub mod fuse;
 pub mod hash;
 pub mod meta;
