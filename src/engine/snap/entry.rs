@@ -325,7 +325,7 @@ struct Segment {
     node: Option<SegmentNode>,
 }
 
-fn overlapping(
+pub(crate) fn overlapping(
     extents: impl Iterator<Item = (u64, ExtentRow)>,
     part: &Range<u64>,
 ) -> Vec<(u64, ExtentRow)> {

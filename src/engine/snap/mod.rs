@@ -3,10 +3,13 @@
 mod build;
 mod dirty;
 mod entry;
+mod ids;
 mod list;
 mod tree;
 mod trie;
+mod verify;
 mod virt;
 
-pub(crate) use tree::NodeCache;
+pub(crate) use ids::for_each_id;
+pub(crate) use tree::{NodeCache, Tree};
 pub(crate) use virt::Virtual;
