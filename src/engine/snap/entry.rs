@@ -336,7 +336,7 @@ pub(crate) fn overlapping(
 }
 
 /// Extents with neighbours that continue one another joined: the same bytes may be mapped in several ways.
-fn joined(extents: &[(u64, ExtentRow)]) -> Vec<(u64, ExtentRow)> {
+pub(crate) fn joined(extents: &[(u64, ExtentRow)]) -> Vec<(u64, ExtentRow)> {
     let mut out: Vec<(u64, ExtentRow)> = Vec::new();
     for (off, e) in extents {
         match out.last_mut() {

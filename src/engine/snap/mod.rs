@@ -1,6 +1,7 @@
 //! Snapshots: taking them, naming them, reading them.
 
 mod build;
+mod diff;
 mod dirty;
 mod entry;
 mod ids;
