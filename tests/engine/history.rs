@@ -146,7 +146,7 @@ impl History {
         let (path, off, data) = (self.any_file(), self.off(), self.data());
         let text = format!("write {path} {off} + {}", data.len());
         if self.model.file(&path).is_err() {
-            return (text, Ok(()), Ok(()));
+            return self.make();
         }
         let done = self.world.write_at(&path, off, &data);
         let file = self.model.file(&path).unwrap();

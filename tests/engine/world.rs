@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use mmhfs::base::{Env, FileOff, Ino, Result, Timestamp};
+use mmhfs::base::{Env, Error, FileOff, Ino, Result, Timestamp};
 use mmhfs::engine::{
     AtimePolicy, Caller, CheckReport, Config, DiffItem, Engine, FileKind, Handle, InitOptions,
     NewNode, OpenHow, PlainSeedOptions, SetAttr, SetTime, SnapshotInfo, Stat, WriteHow, XattrMode,
@@ -117,19 +117,25 @@ impl World {
     }
 
     fn open(&mut self) {
-        self.engine = Some(Engine::open(&self.store(), self.env.clone(), config()).unwrap());
+        self.open_with(config()).unwrap();
     }
 
-    /// Closes the store and waits until nothing has it open.
+    fn open_with(&mut self, config: Config) -> Result<()> {
+        loop {
+            match Engine::open(&self.store(), self.env.clone(), config.clone()) {
+                // The commit thread has the last reference and is about to drop it.
+                Err(Error::Locked { .. }) => std::thread::yield_now(),
+                other => {
+                    self.engine = Some(other?);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
     pub(crate) fn close(&mut self) {
         if let Some(engine) = self.engine.take() {
             engine.close().unwrap();
-            let weak = Arc::downgrade(&engine);
-            drop(engine);
-            // The commit thread is about to see that it is to end.
-            while weak.strong_count() > 0 {
-                std::thread::yield_now();
-            }
         }
     }
 
@@ -149,8 +155,7 @@ impl World {
             read_only: true,
             ..config()
         };
-        self.engine = Some(Engine::open(&self.store(), self.env.clone(), config)?);
-        Ok(())
+        self.open_with(config)
     }
 
     /// Closes the store, deletes the index and opens it again.
@@ -173,8 +178,12 @@ impl World {
             logs.retain(|path| path.extension().is_some_and(|e| e == "log"));
             if let Some(last) = logs.last() {
                 let mut bytes = std::fs::read(last).unwrap();
-                bytes.extend_from_slice(rubbish);
-                std::fs::write(last, bytes).unwrap();
+                // Nothing is ever appended to a pack that was sealed.
+                let trailer = bytes.len().saturating_sub(64);
+                if !bytes[trailer..].starts_with(b"mmhtrail") {
+                    bytes.extend_from_slice(rubbish);
+                    std::fs::write(last, bytes).unwrap();
+                }
             }
         }
         self.open();
@@ -262,7 +271,7 @@ impl World {
     pub(crate) fn put(&self, path: &str, data: &[u8]) {
         match self.create(path) {
             Ok(handle) => self.engine().release(handle).unwrap(),
-            Err(mmhfs::base::Error::Exists) => self.truncate(path, 0).unwrap(),
+            Err(Error::Exists) => self.truncate(path, 0).unwrap(),
             Err(error) => panic!("{path}: {error}"),
         }
         self.write_at(path, 0, data).unwrap();
