@@ -149,6 +149,16 @@ impl World {
         self.open();
     }
 
+    /// Opens a store that was closed.
+    pub(crate) fn open_again(&mut self) {
+        self.open();
+    }
+
+    /// Opens a store that was closed, and may be damaged.
+    pub(crate) fn open_for_writing(&mut self) -> Result<()> {
+        self.open_with(config())
+    }
+
     /// Opens a store that was closed, for reading only.
     pub(crate) fn open_read_only(&mut self) -> Result<()> {
         let config = Config {
