@@ -141,8 +141,13 @@ impl Engine {
         }
     }
 
-    /// Commits everything together with the operations that `extra` names.
-    pub(crate) fn commit_with(&self, extra: impl FnOnce(&Index) -> Vec<Op>) -> Result<()> {
+    /// Commits everything together with the operations that `extra` names, and calls `after` before anything
+    /// else can be committed.
+    pub(crate) fn commit_with<T>(
+        &self,
+        extra: impl FnOnce(&Index) -> Vec<Op>,
+        after: impl FnOnce() -> T,
+    ) -> Result<T> {
         // What an earlier failure has left behind goes first, in a commit of its own.
         self.commit()?;
         let mut left = None;
@@ -150,7 +155,8 @@ impl Engine {
             Ok(done) => {
                 let mut gate = self.gate.state.lock();
                 gate.done = gate.done.max(done);
-                Ok(())
+                drop(gate);
+                Ok(after())
             }
             Err((frozen, error)) => {
                 left = Some(frozen);

@@ -321,3 +321,30 @@ fn a_copy_by_reference_shows_the_same_bytes_and_stores_nothing() {
     assert!(world.stored_len() - before < 64 << 10);
     world.assert_sound();
 }
+
+#[test]
+fn a_snapshot_that_is_taken_while_others_write_and_commit_is_a_tree_that_was() {
+    let world = World::new();
+    world.mkdir("d").unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0.. {
+                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
+                let handle = world.create(&format!("d/{n}")).unwrap();
+                world.engine().fsync(handle, false).unwrap();
+                world.engine().release(handle).unwrap();
+            }
+        });
+        for n in 0..30 {
+            let name = format!("s{n}");
+            world.snapshot(&name);
+            // The size of a directory is the number of its entries: both must be of the same moment.
+            world.assert_verifies(&name);
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    world.assert_sound();
+}

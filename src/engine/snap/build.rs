@@ -19,7 +19,7 @@ use crate::format::rows::{
     DirentRow, Kind, Op, SnapDirRow, SnapFileRow, SnapshotRow, Table, encode_counter,
 };
 use crate::hash::{self, RootRecord};
-use crate::meta::{Index, Rows};
+use crate::meta::{Index, Rows, View};
 
 /// Changed entries of a directory that are worked on in parallel.
 const PAGE: usize = 256;
@@ -202,8 +202,7 @@ impl Engine {
         name: &str,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<SnapshotRow> {
-        let generation = self.close_generation()?;
-        let view = self.index().view();
+        let (generation, view) = self.close_generation()?;
         let tree = self.tree();
         let source = Source {
             view: &view,
@@ -356,10 +355,13 @@ impl Engine {
     }
 
     /// Commits everything, and makes later changes count for the next snapshot; returns the generation that
-    /// ends with it.
-    fn close_generation(&self) -> Result<u64> {
-        self.commit_with(|index| vec![Index::set_generation_op(index.generation() + 1)])?;
-        Ok(self.index().generation() - 1)
+    /// ends with it and the view of the tree that belongs to it: the same commit must be the last of both.
+    fn close_generation(&self) -> Result<(u64, View<'_>)> {
+        let index = self.index();
+        self.commit_with(
+            |index| vec![Index::set_generation_op(index.generation() + 1)],
+            || (index.generation() - 1, index.view()),
+        )
     }
 
     pub(crate) fn tree(&self) -> Tree<'_> {
