@@ -1,5 +1,7 @@
 //! A seed is a function of the tree and of nothing else (I9), and a snapshot costs what has changed.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use mmhfs::base::FileOff;
 use mmhfs::engine::{Allocate, RenameHow};
 
@@ -322,15 +324,25 @@ fn a_copy_by_reference_shows_the_same_bytes_and_stores_nothing() {
     world.assert_sound();
 }
 
+/// Ends the other thread, also when the test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_snapshot_that_is_taken_while_others_write_and_commit_is_a_tree_that_was() {
     let world = World::new();
     world.mkdir("d").unwrap();
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
         scope.spawn(|| {
             for n in 0.. {
-                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                if stop.load(Ordering::Relaxed) {
                     break;
                 }
                 let handle = world.create(&format!("d/{n}")).unwrap();
@@ -344,7 +356,6 @@ fn a_snapshot_that_is_taken_while_others_write_and_commit_is_a_tree_that_was() {
             // The size of a directory is the number of its entries: both must be of the same moment.
             world.assert_verifies(&name);
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     world.assert_sound();
 }
