@@ -551,7 +551,11 @@ fn copy_store(from: &Path, to: &Path, with_index: bool) {
         if entry.file_type().unwrap().is_dir() {
             copy_store(&source, &target, true);
         } else {
-            std::fs::copy(source, target).unwrap();
+            match std::fs::copy(source, target) {
+                // The index drops files that it has merged; a copy that lacks one is an index to be made anew.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                other => drop(other.unwrap()),
+            }
         }
     }
 }
