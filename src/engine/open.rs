@@ -475,8 +475,3 @@ fn check_packs(store: &ChunkStore, index: &Index, read_only: bool) -> Result<()>
         other => other,
     }
 }
-
-/// The encoding of a counter row.
-pub(crate) fn counter_row(value: u64) -> Vec<u8> {
-    encode_counter(value).to_vec()
-}

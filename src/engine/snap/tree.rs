@@ -235,8 +235,3 @@ pub(crate) fn read_extents(
     }
     Ok(())
 }
-
-/// Whether an inode number is one that a live tree may have.
-pub(crate) fn is_live(ino: Ino) -> bool {
-    ino.raw() < 1 << 48
-}
