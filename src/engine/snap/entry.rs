@@ -336,7 +336,7 @@ fn overlapping(
 }
 
 /// Extents with neighbours that continue one another joined: the same bytes may be mapped in several ways.
-fn joined(extents: &[(u64, ExtentRow)]) -> Vec<(u64, ExtentRow)> {
+pub(super) fn joined(extents: &[(u64, ExtentRow)]) -> Vec<(u64, ExtentRow)> {
     let mut out: Vec<(u64, ExtentRow)> = Vec::new();
     for (off, e) in extents {
         match out.last_mut() {

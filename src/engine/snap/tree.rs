@@ -15,7 +15,7 @@ use crate::engine::names::slot_of_hash;
 use crate::engine::ops::part;
 use crate::format::node::{Body, DirBody, DirChild, Entry, Node};
 use crate::format::rows::{ExtentRow, Kind, SnapshotRow};
-use crate::hash::{self, EntryKind};
+use crate::hash::{self, EntryKind, RootRecord, Seed};
 
 /// Decoded nodes that are kept.
 const NODES_CACHED: usize = 512;
@@ -74,6 +74,24 @@ impl Tree<'_> {
         match &*self.node(&snapshot.root)? {
             Node::Root(entry) => Ok((**entry).clone()),
             _ => Err(malformed("its root is another kind of node")),
+        }
+    }
+
+    /// As [`Tree::root`], after comparing its digests with the seed of the snapshot.
+    pub(crate) fn checked_root(&self, snapshot: &SnapshotRow) -> Result<Entry> {
+        let root = self.root(snapshot)?;
+        let record = RootRecord {
+            content: root.content,
+            full: root.full,
+        };
+        let expected = Seed::from_raw(*snapshot.seed.as_bytes());
+        if record.seed() == expected {
+            Ok(root)
+        } else {
+            Err(Error::SeedMismatch {
+                expected: expected.to_string(),
+                found: record.seed().to_string(),
+            })
         }
     }
 
@@ -197,6 +215,19 @@ impl Tree<'_> {
             _ => return Err(Error::Invalid("not a regular file")),
         }
         Ok(out)
+    }
+
+    /// The indexes of the segments of a file that may have extents, ascending.
+    pub(crate) fn segments(&self, entry: &Entry) -> Result<Vec<u64>> {
+        match &entry.body {
+            Body::Inline(extents) if extents.is_empty() => Ok(Vec::new()),
+            Body::Inline(_) => Ok(vec![0]),
+            Body::File(id) => match &*self.node(id)? {
+                Node::File(file) => Ok(file.segments.iter().map(|(idx, ..)| *idx).collect()),
+                _ => Err(malformed("a file holds another kind of node")),
+            },
+            _ => Err(Error::Invalid("not a regular file")),
+        }
     }
 
     /// Appends the bytes of `range`, which lies within the file, to `sink`.
