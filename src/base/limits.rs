@@ -75,6 +75,15 @@ pub const MEMORY_DEFAULT: u64 = 512 << 20;
 /// Smallest memory budget.
 pub const MEMORY_MIN: u64 = 128 << 20;
 
+/// Most problems that `check` and `verify` tell apart; more are counted only.
+pub const PROBLEMS_MAX: usize = 10_000;
+/// Most paths that are listed with one problem.
+pub const PROBLEM_PATHS_MAX: usize = 1_000;
+/// Pieces of work of `verify` that run at a time; bounds its memory to as many MiB.
+pub const VERIFY_BATCH: usize = 64;
+/// Directories above one another that a path is followed through: more are a loop.
+pub const PATH_DEPTH_MAX: usize = 1 << 20;
+
 /// Most threads that compute the seed of a plain directory.
 pub const PLAIN_SEED_THREADS_MAX: usize = 256;
 /// Stack of each of them: the deepest path has 2,048 directories. Only what is used takes memory.

@@ -5,29 +5,36 @@ use std::collections::BTreeSet;
 use super::Engine;
 use super::extents;
 use super::types::{FileFacts, Stats};
+use crate::base::limits::PATH_DEPTH_MAX;
 use crate::base::{Ino, Result};
 use crate::format::keys;
 use crate::format::rows::{ChunkRow, DirentRow, ExtentRow, InodeRow, Kind, Table};
 use crate::meta::{Rows, for_each_row};
 
+/// One path of an inode among `rows`, for messages; `None` if it has none that leads to the root.
+pub(crate) fn path_in(rows: &impl Rows, ino: Ino) -> Option<String> {
+    let mut parts = Vec::new();
+    let mut at = ino;
+    while at != Ino::ROOT {
+        // Damaged rows may hold a loop.
+        if parts.len() >= PATH_DEPTH_MAX {
+            return None;
+        }
+        let (from, to) = keys::ino_range(at);
+        let (key, _) = rows.scan(Table::Link, &from, &to, 1).ok()?.pop()?;
+        let (_, dir, slot) = keys::parse_link(&key).ok()?;
+        let row = rows.get(Table::Dirent, &keys::dirent(dir, slot)).ok()??;
+        parts.push(String::from_utf8_lossy(&DirentRow::decode(&row).ok()?.name).into_owned());
+        at = dir;
+    }
+    parts.reverse();
+    Some(format!("/{}", parts.join("/")))
+}
+
 impl Engine {
     /// One path of an inode of the live tree, for messages; `None` if it has none.
     pub(crate) fn path_of(&self, ino: Ino) -> Option<String> {
-        let mut parts = Vec::new();
-        let mut at = ino;
-        while at != Ino::ROOT {
-            let (from, to) = keys::ino_range(at);
-            let (key, _) = self.live.scan(Table::Link, &from, &to, 1).ok()?.pop()?;
-            let (_, dir, slot) = keys::parse_link(&key).ok()?;
-            let row = self
-                .live
-                .get(Table::Dirent, &keys::dirent(dir, slot))
-                .ok()??;
-            parts.push(String::from_utf8_lossy(&DirentRow::decode(&row).ok()?.name).into_owned());
-            at = dir;
-        }
-        parts.reverse();
-        Some(format!("/{}", parts.join("/")))
+        path_in(&self.live, ino)
     }
 
     /// How a file is stored.

@@ -2,9 +2,11 @@
 
 mod acl;
 mod change;
+mod check;
 mod commit;
 mod extents;
 mod facts;
+mod findings;
 mod handles;
 mod inode;
 mod layer;

@@ -325,7 +325,7 @@ struct Segment {
     node: Option<SegmentNode>,
 }
 
-fn overlapping(
+pub(crate) fn overlapping(
     extents: impl Iterator<Item = (u64, ExtentRow)>,
     part: &Range<u64>,
 ) -> Vec<(u64, ExtentRow)> {
@@ -336,7 +336,7 @@ fn overlapping(
 }
 
 /// Extents with neighbours that continue one another joined: the same bytes may be mapped in several ways.
-pub(super) fn joined(extents: &[(u64, ExtentRow)]) -> Vec<(u64, ExtentRow)> {
+pub(crate) fn joined(extents: &[(u64, ExtentRow)]) -> Vec<(u64, ExtentRow)> {
     let mut out: Vec<(u64, ExtentRow)> = Vec::new();
     for (off, e) in extents {
         match out.last_mut() {

@@ -1,16 +1,20 @@
 //! Snapshots: taking them, naming them, reading them.
 
 mod build;
+mod diff;
 mod dirty;
 mod entry;
+mod ids;
 mod list;
 mod restore;
 mod restore_put;
 mod rollback;
 mod tree;
 mod trie;
+mod verify;
 mod virt;
 
 pub use restore::{RestoreOptions, RestoreReport};
-pub(crate) use tree::NodeCache;
+pub(crate) use ids::for_each_id;
+pub(crate) use tree::{NodeCache, Tree};
 pub(crate) use virt::Virtual;

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 use super::tree::{Tree, entry_kind};
 use crate::base::limits::DIR_LEAF_ENTRIES_MAX;
-use crate::base::{Error, Result};
+use crate::base::{ChunkId, Error, Result};
 use crate::engine::names::slot_of_hash;
 use crate::format::node::{Body, DirChild, DirInner, Entry, Node};
 use crate::hash::{self, DirEntry, TwoDigests};
@@ -35,7 +35,7 @@ pub(crate) trait Groups {
 /// Where new nodes go.
 pub(crate) trait NodeSink {
     /// Stores a node and returns its id.
-    fn put(&mut self, node: &Node) -> Result<crate::base::ChunkId>;
+    fn put(&mut self, node: &Node) -> Result<ChunkId>;
 }
 
 /// A subtree: its entries while they fit a leaf, else a stored node.
@@ -199,7 +199,7 @@ impl<'a, G: Groups, S: NodeSink> Update<'a, G, S> {
     }
 }
 
-fn digests_of(child: &DirChild) -> TwoDigests {
+pub(crate) fn digests_of(child: &DirChild) -> TwoDigests {
     TwoDigests {
         content: child.content,
         full: child.full,
@@ -220,7 +220,7 @@ fn leaf_summary(entries: &[Entry]) -> DirChild {
     for entry in entries {
         match &entry.body {
             Body::Dir(dir) => {
-                below += dir.trie.entries;
+                below = below.saturating_add(dir.trie.entries);
                 bytes = bytes.saturating_add(dir.trie.bytes);
             }
             Body::Inline(_) | Body::File(_) => bytes = bytes.saturating_add(entry.attrs.size),
@@ -228,7 +228,7 @@ fn leaf_summary(entries: &[Entry]) -> DirChild {
         }
     }
     DirChild {
-        node: crate::base::ChunkId::from_raw([0; 32]),
+        node: ChunkId::from_raw([0; 32]),
         inner: false,
         count: entries.len() as u64,
         content: digests.content,
@@ -239,8 +239,13 @@ fn leaf_summary(entries: &[Entry]) -> DirChild {
 }
 
 /// The root of a stored trie as a child, digests recomputed from its node.
-pub(crate) fn child_of(tree: &Tree<'_>, id: crate::base::ChunkId) -> Result<DirChild> {
-    match &*tree.node(&id)? {
+pub(crate) fn child_of(tree: &Tree<'_>, id: ChunkId) -> Result<DirChild> {
+    summary(id, &*tree.node(&id)?)
+}
+
+/// A node of a trie as its parent should name it: counts and digests recomputed.
+pub(crate) fn summary(id: ChunkId, node: &Node) -> Result<DirChild> {
+    match node {
         Node::DirLeaf(entries) => Ok(DirChild {
             node: id,
             ..leaf_summary(entries)
@@ -250,10 +255,10 @@ pub(crate) fn child_of(tree: &Tree<'_>, id: crate::base::ChunkId) -> Result<DirC
             Ok(DirChild {
                 node: id,
                 inner: true,
-                count: left.count + right.count,
+                count: left.count.saturating_add(right.count),
                 content: digests.content,
                 full: digests.full,
-                entries: left.entries + right.entries,
+                entries: left.entries.saturating_add(right.entries),
                 bytes: left.bytes.saturating_add(right.bytes),
             })
         }

@@ -1,0 +1,17 @@
+//! The engine without FUSE: operations against a model, recovery, snapshots, verify, check, diff.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "tests: a failure here is a failed test"
+)]
+
+mod damage;
+mod diff;
+mod history;
+mod model;
+mod seeds;
+mod world;
