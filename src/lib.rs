@@ -5,3 +5,6 @@
 //! `base`. Arrows point down only; `tests/tidy.rs` holds them. `docs/architecture.md` is the map.
 
 pub mod base;
+pub mod disk;
+pub mod engine;
+pub mod hash;

@@ -62,6 +62,11 @@ pub const MEMORY_DEFAULT: u64 = 512 << 20;
 /// Smallest memory budget.
 pub const MEMORY_MIN: u64 = 128 << 20;
 
+/// Most threads that compute the seed of a plain directory.
+pub const PLAIN_SEED_THREADS_MAX: usize = 256;
+/// Stack of each of them: the deepest path has 2,048 directories. Only what is used takes memory.
+pub const PLAIN_SEED_STACK_LEN: usize = 64 << 20;
+
 const _: () = assert!(SUBTREE_LEN.is_multiple_of(LEAF_LEN as u64));
 const _: () = assert!(SEGMENT_LEN.is_multiple_of(SUBTREE_LEN));
 const _: () = assert!(CHUNK_LEN_MAX <= FRAME_RAW_LEN_MAX);
