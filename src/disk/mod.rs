@@ -1,8 +1,14 @@
-//! Files and directories: the only module (beside `cli`) that names `std::fs`.
+//! The only module that names `std::fs` (beside `cli`): the disk that a store lives on, plain trees.
 
+mod lock;
 mod plain;
+mod real;
+mod traits;
 
+pub use lock::StoreLock;
 pub use plain::{
     PlainFacts, PlainFile, PlainId, PlainKind, PlainXattrs, plain_facts, plain_link_target,
     plain_names, plain_root, plain_xattrs,
 };
+pub use real::RealDisk;
+pub use traits::{Access, Disk, DiskFile, Space};

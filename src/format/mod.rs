@@ -4,11 +4,6 @@
 //! allocate more than the input's length justifies (I10).
 
 pub mod cursor;
-pub mod footer;
-pub mod frame;
 pub mod keys;
 pub mod node;
-pub mod pack;
-pub mod record;
 pub mod rows;
-pub mod superblock;

@@ -1,0 +1,183 @@
+//! The real disk: a directory of the operating system.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::sys::statvfs::statvfs;
+
+use super::traits::{Access, Disk, DiskFile, Space};
+use crate::base::{ByteLen, Error, PackOff, Result};
+
+/// A [`Disk`] whose root is a directory.
+#[derive(Clone, Debug)]
+pub struct RealDisk {
+    root: PathBuf,
+}
+
+impl RealDisk {
+    /// The disk rooted at `root`, which should exist.
+    #[must_use]
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// Its root directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+}
+
+/// Says what an error of the system means: a full disk and an exceeded quota are [`Error::NoSpace`].
+fn translate(op: &str, name: &str, source: io::Error) -> Error {
+    let errno = source.raw_os_error().map(Errno::from_raw);
+    match errno {
+        Some(Errno::ENOSPC | Errno::EDQUOT) => Error::NoSpace,
+        Some(Errno::ENOENT) => Error::NotFound,
+        Some(Errno::EEXIST) => Error::Exists,
+        _ => Error::io(format!("{op} {name}"), source),
+    }
+}
+
+fn wrap(name: &str, file: File) -> Arc<dyn DiskFile> {
+    Arc::new(RealFile {
+        name: name.to_owned(),
+        file,
+    })
+}
+
+impl Disk for RealDisk {
+    fn create_new(&self, name: &str) -> Result<Arc<dyn DiskFile>> {
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(self.path(name));
+        match opened {
+            Ok(file) => Ok(wrap(name, file)),
+            Err(e) => Err(translate("create", name, e)),
+        }
+    }
+
+    fn open(&self, name: &str, access: Access) -> Result<Arc<dyn DiskFile>> {
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(access == Access::ReadWrite)
+            .open(self.path(name));
+        match opened {
+            Ok(file) => Ok(wrap(name, file)),
+            Err(e) => Err(translate("open", name, e)),
+        }
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<()> {
+        std::fs::rename(self.path(from), self.path(to)).map_err(|e| translate("rename", from, e))
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        std::fs::remove_file(self.path(name)).map_err(|e| translate("remove", name, e))
+    }
+
+    fn create_dir(&self, name: &str) -> Result<()> {
+        match std::fs::create_dir(self.path(name)) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && self.path(name).is_dir() => {
+                Ok(())
+            }
+            other => other.map_err(|e| translate("mkdir", name, e)),
+        }
+    }
+
+    fn list(&self, dir: &str) -> Result<Vec<String>> {
+        let entries = std::fs::read_dir(self.path(dir)).map_err(|e| translate("list", dir, e))?;
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|e| translate("list", dir, e))?;
+            // A name that is not UTF-8 is none that a store makes.
+            if let Ok(name) = entry.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn sync_dir(&self, dir: &str) -> Result<()> {
+        File::open(self.path(dir))
+            .and_then(|d| d.sync_all())
+            .map_err(|e| translate("fsync directory", dir, e))
+    }
+
+    fn len(&self, name: &str) -> Result<Option<ByteLen>> {
+        match std::fs::metadata(self.path(name)) {
+            Ok(meta) => Ok(Some(ByteLen::from_raw(meta.len()))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(translate("stat", name, e)),
+        }
+    }
+
+    fn space(&self) -> Result<Space> {
+        let s = statvfs(&self.root).map_err(|e| translate("statvfs", "store", e.into()))?;
+        let unit = s.fragment_size();
+        Ok(Space {
+            total_bytes: s.blocks().saturating_mul(unit),
+            free_bytes: s.blocks_free().saturating_mul(unit),
+            available_bytes: s.blocks_available().saturating_mul(unit),
+            files: s.files(),
+            files_free: s.files_free(),
+        })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        if name.is_empty() {
+            self.root.clone()
+        } else {
+            self.root.join(name)
+        }
+    }
+}
+
+struct RealFile {
+    name: String,
+    file: File,
+}
+
+impl DiskFile for RealFile {
+    fn read_at(&self, off: PackOff, buf: &mut [u8]) -> Result<usize> {
+        let mut done = 0;
+        while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let at = off.raw().saturating_add(done as u64);
+            match self.file.read_at(rest, at) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    return Err(translate(&format!("read at offset {at} of"), &self.name, e));
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, off: PackOff, buf: &[u8]) -> Result<()> {
+        self.file
+            .write_all_at(buf, off.raw())
+            .map_err(|e| translate(&format!("write at offset {off} of"), &self.name, e))
+    }
+
+    fn sync_data(&self) -> Result<()> {
+        self.file
+            .sync_data()
+            .map_err(|e| translate("fdatasync", &self.name, e))
+    }
+
+    fn len(&self) -> Result<ByteLen> {
+        match self.file.metadata() {
+            Ok(meta) => Ok(ByteLen::from_raw(meta.len())),
+            Err(e) => Err(translate("stat", &self.name, e)),
+        }
+    }
+}
