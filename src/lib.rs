@@ -5,8 +5,10 @@
 //! `base`. Arrows point down only; `tests/tidy.rs` holds them. `docs/architecture.md` is the map.
 
 pub mod base;
+pub mod cli;
 pub mod codec;
 pub mod disk;
 pub mod engine;
 pub mod format;
+pub mod fuse;
 pub mod hash;
