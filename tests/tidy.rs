@@ -80,7 +80,8 @@ const OWNED: &[Owned] = &[
         "the library does not read the environment",
     ),
     owned("std::fs", &["disk", "cli"], "files go through crate::disk"),
-    owned("libc::E", &["fuse"], "errno is decided in fuse"),
+    // `disk` hears errno from the system; only `fuse` gives one to anybody.
+    owned("libc::E", &["fuse", "disk"], "errno is decided in fuse"),
     owned("fuser::", &["fuse"], "the engine runs without FUSE"),
     owned("rocksdb::", &["meta"], "the index goes through crate::meta"),
     owned("raptorq::", &["fec"], "parity goes through crate::fec"),

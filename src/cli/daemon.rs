@@ -7,6 +7,7 @@
 //! 3. The child serves until the mount is gone, by whatever way: `mmhfs umount`, umount(8), a signal.
 //! 4. It closes the store, tells those who wait on the control socket, and exits.
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -78,20 +79,31 @@ pub(super) fn start(arguments: &[OsString]) -> Outcome<()> {
 }
 
 /// The mounting process in the background: everything after [`start`] on the other side of the pipe.
+///
+/// The failure that it returns has no message: whoever can hear it has heard it.
 pub(super) fn child(plan: &Plan) -> Outcome<()> {
     // A session of its own: signals to the shell's process group and its terminal do not reach it.
     let _ = nix::unistd::setsid();
     // An unusable store has no log; its error reaches the user by the pipe.
-    let logged = plan.store.is_dir() && logging::to_store(&plan.store).is_ok();
-    let outcome = serve(plan, &ready_in_background);
-    if let Err(failure) = &outcome {
-        if logged {
-            log::error!("{}", failure.message);
-        }
-        // Nobody listens any more if it had been ready.
-        let _ = report(&Err(failure.clone()));
+    if plan.store.is_dir() {
+        let _ = logging::to_store(&plan.store);
     }
-    outcome
+    let is_ready = Cell::new(false);
+    let outcome = serve(plan, &|| {
+        ready_in_background()?;
+        is_ready.set(true);
+        Ok(())
+    });
+    outcome.map_err(|failure| {
+        let exit = failure.exit;
+        if is_ready.get() {
+            log::error!("{}", failure.message);
+        } else {
+            // If the parent has gone, so has everybody who asked.
+            let _ = report(&Err(failure));
+        }
+        Failure::new(exit, "")
+    })
 }
 
 /// The mounting process in the foreground.
@@ -134,9 +146,6 @@ fn serve(plan: &Plan, ready: &dyn Fn() -> Outcome<()>) -> Outcome<()> {
         Err(failure) => return closed.and(Err(failure)),
     };
     let outcome = closed.and(served);
-    if let Err(failure) = &outcome {
-        log::error!("closing the store: {}", failure.message);
-    }
     if let Some(server) = server {
         server.finish(&outcome);
     }

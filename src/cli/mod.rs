@@ -176,8 +176,9 @@ fn ended(ui: &Ui, outcome: Outcome<()>) -> Exit {
     match outcome {
         Ok(()) => Exit::Success,
         Err(failure) => {
-            // Neither a closed pipe nor a difference that was asked for is news.
-            if !matches!(failure.exit, Exit::Success | Exit::Differences) {
+            // Neither a closed pipe nor a difference that was asked for is news, nor what was told elsewhere.
+            let is_news = !matches!(failure.exit, Exit::Success | Exit::Differences);
+            if is_news && !failure.message.is_empty() {
                 ui.failure(&failure);
             }
             failure.exit
