@@ -40,7 +40,10 @@ pub(super) fn man(args: &ManArgs, mut command: Command) -> Outcome<()> {
     // Builds the names of subcommands as the manual shows them: mmhfs-mount(1).
     command.build();
     page(args, "mmhfs", &command)?;
-    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+    for sub in command
+        .get_subcommands()
+        .filter(|sub| sub.get_name() != "help")
+    {
         page(args, &format!("mmhfs-{}", sub.get_name()), sub)?;
     }
     Ok(())
@@ -52,6 +55,8 @@ fn page(args: &ManArgs, name: &str, command: &Command) -> Outcome<()> {
         let mut text = Vec::new();
         clap_mangen::Man::new(command.clone().disable_help_subcommand(true))
             .title(name)
+            .source(concat!("mmhfs ", env!("CARGO_PKG_VERSION")))
+            .manual("mmhfs manual")
             .render(&mut text)?;
         text.extend_from_slice(exit_section().as_bytes());
         Ok(text)
