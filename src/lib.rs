@@ -5,6 +5,7 @@
 //! `base`. Arrows point down only; `tests/tidy.rs` holds them. `docs/architecture.md` is the map.
 
 pub mod base;
+pub mod chunk;
 pub mod cli;
 pub mod codec;
 pub mod disk;
@@ -12,3 +13,4 @@ pub mod engine;
 pub mod format;
 pub mod fuse;
 pub mod hash;
+pub mod meta;

@@ -33,7 +33,7 @@ const PAGE: &str = include_str!("../docs/seed.md");
 fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text
         .bytes()
-        .map(|c| (c as char).to_digit(16).unwrap() as u8)
+        .map(|c| u8::try_from((c as char).to_digit(16).unwrap()).unwrap())
         .collect();
     digits
         .chunks(2)

@@ -255,47 +255,55 @@ fn test_and_fuzz_files_are_not_too_long_either() {
     }
 }
 
+/// Files of `root` that no other file compiles: neither `mod stem;` nor `#[path = "…/stem.rs"]` names them.
+fn forgotten(root: &Path, is_root: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
+    let files = rust_files(root);
+    let texts: Vec<String> = files
+        .iter()
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    let named = |path: &Path| {
+        let stem = path.file_stem().unwrap().to_string_lossy();
+        let dir = path.parent().unwrap();
+        let is_mod = |line: &str| code(line).trim_end().ends_with(&format!("mod {stem};"));
+        let is_path = |line: &str| {
+            line.contains("#[path") && line.contains(&*path.file_name().unwrap().to_string_lossy())
+        };
+        // From beside it, or from the file that the directory is named after; by path from one level up, too.
+        files.iter().zip(&texts).any(|(other, text)| {
+            let near = other.parent() == Some(dir) || *other == dir.with_extension("rs");
+            let above = other.parent() == dir.parent();
+            other != path
+                && ((near && text.lines().any(is_mod))
+                    || ((near || above) && text.lines().any(is_path)))
+        })
+    };
+    files
+        .iter()
+        .filter(|path| !is_root(path) && !named(path))
+        .cloned()
+        .collect()
+}
+
 #[test]
 fn no_test_file_is_forgotten() {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    for path in rust_files(&tests) {
-        let dir = path.parent().unwrap();
-        let stem = path.file_stem().unwrap().to_string_lossy();
-        if dir == tests || stem == "main" || stem == "mod" {
-            continue;
-        }
-        let roots =
-            ["main.rs", "mod.rs"].map(|f| fs::read_to_string(dir.join(f)).unwrap_or_default());
-        assert!(
-            roots.concat().contains(&format!("mod {stem};")),
-            "{} is compiled by nobody",
-            path.display()
-        );
-    }
+    // Cargo compiles tests/*.rs and tests/*/main.rs.
+    let found = forgotten(&tests, |path| {
+        path.parent() == Some(&tests) || path.ends_with("main.rs")
+    });
+    assert!(found.is_empty(), "compiled by nobody: {found:?}");
 }
 
 #[test]
 fn no_source_file_is_forgotten() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    for path in rust_files(&src) {
-        let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
-        if matches!(stem.as_str(), "lib" | "main" | "mod") {
-            continue;
-        }
-        // `mod x;` stands in mod.rs or lib.rs beside it, in `dir.rs`, or in a sibling that keeps its tests apart.
-        let dir = path.parent().unwrap();
-        let named = rust_files(dir)
-            .into_iter()
-            .chain([dir.with_extension("rs")])
-            .filter(|sibling| *sibling != path)
-            .any(|sibling| {
-                fs::read_to_string(sibling)
-                    .unwrap_or_default()
-                    .lines()
-                    .any(|line| code(line).contains(&format!("mod {stem};")))
-            });
-        assert!(named, "{} is compiled by nobody", path.display());
-    }
+    let found = forgotten(&src, |path| {
+        ["lib.rs", "main.rs", "mod.rs"]
+            .iter()
+            .any(|root| path.ends_with(root))
+    });
+    assert!(found.is_empty(), "compiled by nobody: {found:?}");
 }
 
 #[test]

@@ -43,6 +43,19 @@ pub const FRAME_CHUNKS_MAX: usize = 1024;
 /// Largest chunk.
 pub const CHUNK_LEN_MAX: usize = 1 << 20;
 
+/// Most pack files that are open at a time.
+pub const OPEN_PACKS_MAX: usize = 256;
+/// Most shards of the cache of decoded frames.
+pub const CACHE_SHARDS: usize = 16;
+/// Raw bytes that one `put` hashes and compresses at a time; bounds the memory of a large one.
+pub const PUT_SLICE_LEN: usize = 8 << 20;
+/// Frame bytes that an inline commit keeps in memory; a larger one goes to DATA packs after all.
+pub const INLINE_FRAMES_LEN_MAX: usize = 2 << 20;
+/// Most frames that read-ahead decodes at a time.
+pub const PREFETCH_FRAMES_MAX: usize = 32;
+/// Most damaged frames that are remembered; beyond them nothing is deduplicated any more.
+pub const DAMAGED_FRAMES_MAX: usize = 65_536;
+
 /// Dirty file bytes at which a commit is started without being asked for.
 pub const DIRTY_START_LEN: u64 = 32 << 20;
 /// Dirty file bytes at which writers wait for the commit.

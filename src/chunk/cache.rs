@@ -86,7 +86,9 @@ impl<V: Weighed> FrameCache<V> {
         // Frames of one file lie side by side in one pack: mix before taking the remainder.
         let mixed = (key.0.raw() ^ key.1.raw().rotate_left(20)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let slot = (mixed >> 40) % (self.shards.len() as u64).max(1);
-        usize::try_from(slot).ok().and_then(|slot| self.shards.get(slot))
+        usize::try_from(slot)
+            .ok()
+            .and_then(|slot| self.shards.get(slot))
     }
 
     fn turn(shard: &Mutex<Shard<V>>, key: FrameKey) -> Turn<V> {
@@ -145,7 +147,8 @@ impl<V: Weighed> FrameCache<V> {
 
     /// Whether the frame is in memory.
     pub(super) fn holds(&self, key: FrameKey) -> bool {
-        self.shard(key).is_some_and(|shard| shard.lock().frames.contains(&key))
+        self.shard(key)
+            .is_some_and(|shard| shard.lock().frames.contains(&key))
     }
 }
 

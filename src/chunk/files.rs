@@ -94,7 +94,11 @@ impl PackFiles {
 
     /// All packs, ascending.
     pub(super) fn all(&self) -> Vec<(PackId, PackKind)> {
-        self.kinds.read().iter().map(|(&id, &kind)| (id, kind)).collect()
+        self.kinds
+            .read()
+            .iter()
+            .map(|(&id, &kind)| (id, kind))
+            .collect()
     }
 
     /// Makes a pack that was just created known.
@@ -113,7 +117,8 @@ impl PackFiles {
     /// The path of a pack, for messages.
     pub(super) fn path(&self, id: PackId) -> PathBuf {
         let kind = self.kinds.read().get(&id).copied();
-        self.disk.path(&pack_name(id, kind.unwrap_or(PackKind::Data)))
+        self.disk
+            .path(&pack_name(id, kind.unwrap_or(PackKind::Data)))
     }
 
     fn missing(&self, id: PackId, kind: PackKind) -> Error {
@@ -180,9 +185,18 @@ mod tests {
         let id = PackId::from_raw(0xab);
         for kind in [PackKind::Log, PackKind::Data] {
             let name = pack_name(id, kind);
-            assert_eq!(parse_name(name.strip_prefix("packs/").unwrap()), Some((id, kind)));
+            assert_eq!(
+                parse_name(name.strip_prefix("packs/").unwrap()),
+                Some((id, kind))
+            );
         }
-        for other in ["ab.log", "00000000000000AB.log", "00000000000000ab.tmp", "00000000000000ab", ""] {
+        for other in [
+            "ab.log",
+            "00000000000000AB.log",
+            "00000000000000ab.tmp",
+            "00000000000000ab",
+            "",
+        ] {
             assert_eq!(parse_name(other), None, "{other}");
         }
     }

@@ -193,7 +193,10 @@ mod tests {
 
     #[test]
     fn a_compressed_payload_is_stored_as_it_is() {
-        let words: Vec<u8> = noise(400_000).iter().map(|b| b"abcdefgh"[usize::from(b & 7)]).collect();
+        let words: Vec<u8> = noise(400_000)
+            .iter()
+            .map(|b| b"abcdefgh"[usize::from(b & 7)])
+            .collect();
         let mut once = Vec::new();
         compress(&words, 3, &mut once).unwrap();
         let mut twice = Vec::new();
@@ -205,7 +208,13 @@ mod tests {
         let raw = b"abc".repeat(1000);
         let (mut stored, mut out) = (Vec::new(), Vec::new());
         assert_eq!(compress(&raw, 1, &mut stored).unwrap(), Codec::Zstd);
-        for wrong in [0, raw.len() - 1, raw.len() + 1, FRAME_RAW_LEN_MAX, FRAME_RAW_LEN_MAX + 1] {
+        for wrong in [
+            0,
+            raw.len() - 1,
+            raw.len() + 1,
+            FRAME_RAW_LEN_MAX,
+            FRAME_RAW_LEN_MAX + 1,
+        ] {
             assert!(decompress(1, &stored, wrong, &mut out).is_err(), "{wrong}");
             assert!(out.capacity() <= FRAME_RAW_LEN_MAX);
         }

@@ -1,4 +1,4 @@
-//! The only module that names `std::fs` (beside `cli`): the disk that a store lives on, plain trees.
+//! The only module (beside `cli`) that names `std::fs`: the disk that a store lives on, and plain trees.
 
 mod lock;
 mod plain;

@@ -140,6 +140,16 @@ pub struct OpenHow {
     pub sync: bool,
 }
 
+/// How a write came about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteHow {
+    /// Drop setuid, setgid and capabilities (`FUSE_WRITE_KILL_SUIDGID`).
+    pub kill_suid: bool,
+    /// Written back from the kernel's page cache (`FUSE_WRITE_CACHE`): the kernel keeps the times and the
+    /// size and sends them itself.
+    pub cached: bool,
+}
+
 /// How `setxattr` treats an existing attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum XattrMode {

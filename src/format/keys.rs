@@ -10,6 +10,9 @@ use crate::base::{ByteLen, ChunkId, FileOff, Ino, PackId, Result, Slot};
 /// Counter: the next inode number to give out.
 pub const COUNTER_NEXT_INO: &str = "next_ino";
 /// Counter: the snapshot generation that changes belong to now.
+/// Counter: 1 once any directory had two names with one hash.
+pub const COUNTER_COLLISIONS: &str = "collisions";
+/// Counter: the snapshot generation.
 pub const COUNTER_GENERATION: &str = "generation";
 /// Longest name of a snapshot and of a counter in bytes.
 pub const SNAPSHOT_NAME_LEN_MAX: usize = 255;
@@ -17,7 +20,6 @@ pub const SNAPSHOT_NAME_LEN_MAX: usize = 255;
 const KIND_INODE: u8 = 1;
 const KIND_SEGMENT: u8 = 2;
 const KIND_DIRENT: u8 = 3;
-const KIND_LINKS: u8 = 4;
 
 fn join<const N: usize>(parts: &[u64]) -> [u8; N] {
     let mut key = [0; N];
@@ -206,7 +208,6 @@ pub fn dirty(generation: u64, key: DirtyKey) -> Vec<u8> {
         DirtyKey::Inode(ino) => (ino, KIND_INODE, 0),
         DirtyKey::Segment(ino, idx) => (ino, KIND_SEGMENT, idx),
         DirtyKey::Dirent(dir, slot) => (dir, KIND_DIRENT, slot.raw()),
-        DirtyKey::Links(ino) => (ino, KIND_LINKS, 0),
     };
     let mut w = Writer::with_capacity(25);
     w.u64_be(generation).u64_be(ino.raw()).u8(kind).u64_be(sub);
@@ -224,13 +225,9 @@ pub fn parse_dirty(key: &[u8]) -> Result<(u64, DirtyKey)> {
     let kind = r.u8()?;
     let sub = r.u64_be()?;
     let parsed = match kind {
-        KIND_INODE | KIND_LINKS => {
+        KIND_INODE => {
             r.ensure(sub == 0, "sub of a kind that has none")?;
-            if kind == KIND_INODE {
-                DirtyKey::Inode(ino)
-            } else {
-                DirtyKey::Links(ino)
-            }
+            DirtyKey::Inode(ino)
         }
         KIND_SEGMENT => {
             r.ensure(sub <= FileOff::MAX.raw() / SEGMENT_LEN, "segment index")?;
@@ -296,8 +293,9 @@ pub fn dirty_of(table: Table, key: &[u8]) -> Result<Option<DirtyKey>> {
             let (dir, slot) = parse_dirent(key)?;
             Some(DirtyKey::Dirent(dir, slot))
         }
-        Table::Link => Some(DirtyKey::Links(parse_link(key)?.0)),
-        Table::Chunk
+        Table::Link
+        | Table::HardLink
+        | Table::Chunk
         | Table::Orphan
         | Table::Snapshot
         | Table::SnapDir

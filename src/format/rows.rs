@@ -38,11 +38,13 @@ pub enum Table {
     Counter = 12,
     /// generation, ino, kind, sub → empty. Derived, except for `DelRange` in snapshot commits.
     Dirty = 13,
+    /// ino → ino of a directory, u64 little endian: where its group belonged in the last snapshot.
+    HardLink = 14,
 }
 
 impl Table {
     /// Every table, in the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Inode,
         Self::Dirent,
         Self::Link,
@@ -56,6 +58,7 @@ impl Table {
         Self::Pack,
         Self::Counter,
         Self::Dirty,
+        Self::HardLink,
     ];
 
     /// The table of a stored number.
@@ -90,6 +93,7 @@ impl Table {
             Self::Pack => "pack",
             Self::Counter => "counter",
             Self::Dirty => "dirty",
+            Self::HardLink => "hard_link",
         }
     }
 }
@@ -673,8 +677,6 @@ pub enum DirtyKey {
     Segment(Ino, u64),
     /// An entry of a directory.
     Dirent(Ino, Slot),
-    /// The set of names of an inode.
-    Links(Ino),
 }
 
 /// One operation of a commit record.

@@ -1,0 +1,30 @@
+//! Packs, the log and the store of chunks.
+//!
+//! [`ChunkStore::put`] deduplicates, compresses and appends; [`ChunkStore::finish`] makes a commit durable;
+//! [`ChunkStore::get`] returns verified bytes; [`replay`](replay()) reads the log back.
+
+mod batch;
+mod cache;
+mod chunker;
+mod files;
+mod pack;
+mod read;
+mod replay;
+mod scan;
+mod store;
+mod superblocks;
+mod types;
+mod walk;
+mod window;
+mod writer;
+
+pub use batch::Batch;
+pub use chunker::cut;
+pub use files::pack_name;
+pub use replay::{EachCommit, LogTail, Replay, replay};
+pub use scan::{ScanReport, Scanned};
+pub use store::ChunkStore;
+pub use superblocks::load_superblock;
+pub use types::{
+    ChunkBytes, ChunkLookup, Committed, Durable, PackInfo, PutKind, StoreConfig, Watermark,
+};

@@ -1,0 +1,250 @@
+//! Reads frames: one read, its checksum with its address, its decoding, the digest of each chunk asked for.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use super::cache::{FrameCache, FrameKey, Weighed};
+use super::files::PackFiles;
+use super::types::ChunkBytes;
+use crate::base::limits::{DAMAGED_FRAMES_MAX, PREFETCH_FRAMES_MAX};
+use crate::base::{ChunkId, Error, Result, Site, StoreId, Verified};
+use crate::codec::decompress;
+use crate::format::frame::{Address, FRAME_LEN_MAX, FrameHead, FrameKind, decode_frame};
+use crate::format::rows::ChunkRow;
+use crate::hash::{Checksum, checksum, chunk_id, node_id};
+
+/// A frame in memory. Its own checksum has been verified; each chunk's digest is when it is first read.
+pub(super) struct DecodedFrame {
+    kind: FrameKind,
+    raw: Arc<Vec<u8>>,
+    chunks: Vec<FramedChunk>,
+}
+
+struct FramedChunk {
+    id: ChunkId,
+    range: Range<usize>,
+    verified: AtomicBool,
+}
+
+impl Weighed for DecodedFrame {
+    fn weight(&self) -> usize {
+        self.raw.capacity() + self.chunks.len() * size_of::<FramedChunk>() + size_of::<Self>()
+    }
+}
+
+impl DecodedFrame {
+    /// Verifies and decodes the bytes of a frame read from `at`.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] that names the place.
+    pub(super) fn decode(bytes: &[u8], at: &Address) -> Result<(Self, FrameHead)> {
+        let (head, payload) = decode_frame(bytes, at, &|parts| checksum(Checksum::Frame, parts))
+            .map_err(|error| corrupt("frame", at, error))?;
+        let payload = bytes.get(payload).unwrap_or(&[]);
+        let raw_len = usize::try_from(head.raw_len).unwrap_or(usize::MAX);
+        let mut raw = Vec::new();
+        decompress(head.codec, payload, raw_len, &mut raw)
+            .map_err(|error| corrupt("frame", at, error))?;
+        let mut start = 0;
+        let mut chunks = Vec::with_capacity(head.chunks.len());
+        for chunk in &head.chunks {
+            let end = start + usize::try_from(chunk.len).unwrap_or(usize::MAX);
+            chunks.push(FramedChunk {
+                id: chunk.id,
+                range: start..end,
+                verified: AtomicBool::new(false),
+            });
+            start = end;
+        }
+        let frame = Self {
+            kind: head.kind,
+            raw: Arc::new(raw),
+            chunks,
+        };
+        Ok((frame, head))
+    }
+
+    /// Compares the digest of a chunk with its id, once per decoding.
+    fn verify(&self, chunk: &FramedChunk, at: &Address) -> Result<()> {
+        if chunk.verified.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let bytes = self.raw.get(chunk.range.clone()).unwrap_or(&[]);
+        let found = match self.kind {
+            FrameKind::Data => chunk_id(bytes),
+            FrameKind::Nodes => node_id(bytes),
+        };
+        if found != chunk.id {
+            return Err(Error::Corrupt {
+                what: "chunk",
+                site: site(at),
+                detail: format!("its digest is {found}, expected {}", chunk.id),
+            });
+        }
+        chunk.verified.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Compares the digests of all chunks.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for the first that does not match.
+    pub(super) fn verify_all(&self, at: &Address) -> Result<()> {
+        self.chunks
+            .iter()
+            .try_for_each(|chunk| self.verify(chunk, at))
+    }
+
+    fn chunk(&self, id: &ChunkId, row: &ChunkRow, at: &Address) -> Result<Verified<ChunkBytes>> {
+        let start = usize::try_from(row.raw_off).unwrap_or(usize::MAX);
+        let len = usize::try_from(row.len).unwrap_or(usize::MAX);
+        let found = self.chunks.get(usize::from(row.idx));
+        let found = found.filter(|chunk| {
+            chunk.id == *id && chunk.range.start == start && chunk.range.len() == len
+        });
+        let Some(chunk) = found else {
+            return Err(Error::Corrupt {
+                what: "frame",
+                site: site(at),
+                detail: format!("it does not hold chunk {id} where the index says"),
+            });
+        };
+        self.verify(chunk, at)?;
+        let bytes = ChunkBytes::new(Arc::clone(&self.raw), chunk.range.clone());
+        Ok(Verified::assert(bytes))
+    }
+}
+
+pub(super) fn site(at: &Address) -> Site {
+    Site {
+        pack: at.pack,
+        off: at.off,
+    }
+}
+
+/// Says where bytes that do not decode were read.
+fn corrupt(what: &'static str, at: &Address, error: Error) -> Error {
+    match error {
+        Error::Malformed { detail, .. } => Error::Corrupt {
+            what,
+            site: site(at),
+            detail: detail.to_owned(),
+        },
+        other => other,
+    }
+}
+
+/// The reading half of a store.
+///
+/// Locks: `damaged` guards only its set and is not held across a disk wait.
+pub(super) struct Reader {
+    store: StoreId,
+    files: Arc<PackFiles>,
+    cache: FrameCache<DecodedFrame>,
+    damaged: Mutex<HashSet<FrameKey>>,
+    in_flight: AtomicUsize,
+}
+
+impl Reader {
+    pub(super) fn new(store: StoreId, files: Arc<PackFiles>, cache_len: usize) -> Self {
+        Self {
+            store,
+            files,
+            cache: FrameCache::new(cache_len),
+            damaged: Mutex::new(HashSet::new()),
+            in_flight: AtomicUsize::new(0),
+        }
+    }
+
+    fn address(&self, row: &ChunkRow) -> Address {
+        Address {
+            store: self.store,
+            pack: row.pack,
+            off: row.frame,
+        }
+    }
+
+    fn load(&self, row: &ChunkRow) -> Result<DecodedFrame> {
+        let at = self.address(row);
+        let len = usize::try_from(row.frame_len).unwrap_or(usize::MAX);
+        if len > FRAME_LEN_MAX {
+            return Err(Error::Corrupt {
+                what: "chunk row",
+                site: site(&at),
+                detail: "length of its frame".to_owned(),
+            });
+        }
+        let bytes = self.files.read(row.pack, row.frame, len)?;
+        DecodedFrame::decode(&bytes, &at).map(|(frame, _)| frame)
+    }
+
+    /// The bytes of a chunk whose row is given.
+    pub(super) fn chunk(&self, id: &ChunkId, row: &ChunkRow) -> Result<Verified<ChunkBytes>> {
+        let key = (row.pack, row.frame);
+        let found = self
+            .cache
+            .get(key, || self.load(row))
+            .and_then(|frame| frame.chunk(id, row, &self.address(row)));
+        if found.is_err() {
+            self.note_damage(key);
+        }
+        found
+    }
+
+    fn note_damage(&self, key: FrameKey) {
+        let mut damaged = self.damaged.lock();
+        if damaged.len() < DAMAGED_FRAMES_MAX {
+            damaged.insert(key);
+        }
+    }
+
+    /// Whether a chunk in this frame may be used instead of storing it again.
+    pub(super) fn is_trusted(&self, row: &ChunkRow) -> bool {
+        let damaged = self.damaged.lock();
+        // With so much damage that it cannot be remembered nothing is trusted.
+        damaged.len() < DAMAGED_FRAMES_MAX && !damaged.contains(&(row.pack, row.frame))
+    }
+
+    /// The frames that could not be read since the store was opened.
+    pub(super) fn damaged(&self) -> Vec<Site> {
+        let damaged = self.damaged.lock();
+        let mut sites: Vec<Site> = damaged
+            .iter()
+            .map(|&(pack, off)| Site { pack, off })
+            .collect();
+        sites.sort_unstable_by_key(|site| (site.pack, site.off));
+        sites
+    }
+
+    /// Whether the frame is decoded in memory.
+    pub(super) fn holds(&self, row: &ChunkRow) -> bool {
+        self.cache.holds((row.pack, row.frame))
+    }
+
+    /// Takes a place among the reads ahead; false if they are too many already.
+    pub(super) fn try_ahead(&self) -> bool {
+        let more = |count| (count < PREFETCH_FRAMES_MAX).then_some(count + 1);
+        self.in_flight
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
+            .is_ok()
+    }
+
+    /// Reads a frame ahead and gives the place back. An error shows when the frame is asked for.
+    pub(super) fn warm(&self, row: &ChunkRow) {
+        let _ = self.cache.get((row.pack, row.frame), || self.load(row));
+        self.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// The codec of a chunk's frame, read from its header, not verified.
+    pub(super) fn codec(&self, row: &ChunkRow) -> Result<u8> {
+        const CODEC_OFF: usize = 9;
+        let head = self.files.read(row.pack, row.frame, CODEC_OFF + 1)?;
+        head.get(CODEC_OFF)
+            .copied()
+            .ok_or(Error::Internal("frame header"))
+    }
+}

@@ -1,0 +1,347 @@
+//! The chunk store: puts a commit's chunks, makes it durable, gives chunks back verified.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use parking_lot::Mutex;
+
+use super::batch::{Batch, RawFrame, Turn, compress_frames, hash_pieces};
+use super::files::{PackFiles, pack_name};
+use super::read::Reader;
+use super::replay::{LogTail, sealed_at};
+use super::scan::{ScanReport, Scanned, scan};
+use super::types::{ChunkBytes, ChunkLookup, Committed, Durable, PackInfo, PutKind, StoreConfig};
+use super::writer::{Writer, create_store};
+use crate::base::limits::{INLINE_FRAMES_LEN_MAX, PUT_SLICE_LEN};
+use crate::base::{ByteLen, ChunkId, Error, PackId, PackOff, Result, Site, Verified};
+use crate::codec::Codec;
+use crate::disk::Disk;
+use crate::format::rows::{ChunkRow, Op, PackRow};
+use crate::format::superblock::Superblock;
+
+/// The chunks of a store and its log.
+///
+/// Reads run in parallel with one another and with the one batch. Locks: `writer` guards the open packs and
+/// is held across their disk waits; it is taken first and readers never take it.
+pub struct ChunkStore {
+    superblock: Superblock,
+    files: Arc<PackFiles>,
+    lookup: Arc<dyn ChunkLookup>,
+    config: StoreConfig,
+    reader: Reader,
+    writer: Mutex<Writer>,
+    turn: Arc<AtomicBool>,
+    tail: LogTail,
+}
+
+impl ChunkStore {
+    /// Makes an empty directory a store: the directory of packs and the superblock.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], [`Error::Io`].
+    pub fn create(disk: &Arc<dyn Disk>, superblock: &Superblock) -> Result<()> {
+        create_store(disk, superblock)
+    }
+
+    /// Opens a store whose log has been replayed; writes nothing.
+    ///
+    /// # Errors
+    /// For writing: [`Error::PackMissing`] or [`Error::PackTruncated`] for a DATA pack that the replayed part
+    /// of the log names, [`Error::VersionTooNew`] or [`Error::UnknownFeatures`]. [`Error::Io`].
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        superblock: Superblock,
+        tail: LogTail,
+        lookup: Arc<dyn ChunkLookup>,
+        config: StoreConfig,
+    ) -> Result<Arc<Self>> {
+        let files = Arc::new(PackFiles::new(disk)?);
+        let reader = Reader::new(superblock.store, Arc::clone(&files), config.cache_len);
+        let writer = Writer::new(
+            Arc::clone(&files),
+            superblock.clone(),
+            &tail,
+            config.env.clone(),
+            config.level,
+        );
+        let store = Self {
+            superblock,
+            files,
+            lookup,
+            config,
+            reader,
+            writer: Mutex::new(writer),
+            turn: Arc::default(),
+            tail,
+        };
+        if !store.config.read_only {
+            store.superblock.check_writable()?;
+            if let Some(&id) = store.tail.missing.first() {
+                return Err(Error::PackMissing {
+                    path: store.files.path(id),
+                });
+            }
+            store.check_packs(store.tail.rows.iter().map(|(id, row)| (*id, *row)))?;
+        }
+        Ok(Arc::new(store))
+    }
+
+    /// Begins a commit. `inline` asks for its frames to go into the LOG pack itself, so that one sync
+    /// suffices; should they become more than [`INLINE_FRAMES_LEN_MAX`] bytes, they go to DATA packs after all.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`]; [`Error::Internal`] if another batch is open.
+    pub fn begin(&self, inline: bool) -> Result<Batch> {
+        if self.config.read_only {
+            return Err(Error::ReadOnly("the store was opened read-only"));
+        }
+        let turn = Turn::take(&self.turn)?;
+        self.writer.lock().begin();
+        Ok(Batch::new(inline, turn))
+    }
+
+    /// Stores pieces that the store does not have yet and returns their ids, in order.
+    ///
+    /// A piece has 1 byte to 1 MiB (a node: 2 MiB). What is returned can be read only once
+    /// [`ChunkStore::finish`] has returned and the rows are in the index. A chunk whose frame is known to be damaged
+    /// is stored again, so that writing the same content heals every file that shares it.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], [`Error::Io`], those of the index. The batch can then only be dropped.
+    pub fn put(&self, batch: &mut Batch, kind: PutKind, pieces: &[&[u8]]) -> Result<Vec<ChunkId>> {
+        if batch.failed || !batch.is_of(&self.turn) {
+            return Err(Error::Internal("a put into a batch that has failed"));
+        }
+        let mut ids = Vec::with_capacity(pieces.len());
+        let done = self.put_slices(batch, kind, pieces, &mut ids);
+        batch.failed |= done.is_err();
+        done.map(|()| ids)
+    }
+
+    fn put_slices(
+        &self,
+        batch: &mut Batch,
+        kind: PutKind,
+        pieces: &[&[u8]],
+        ids: &mut Vec<ChunkId>,
+    ) -> Result<()> {
+        let known = |id: &ChunkId| {
+            let row = self.lookup.chunk(id)?;
+            Ok(row.is_some_and(|row| self.reader.is_trusted(&row)))
+        };
+        let mut rest = pieces;
+        while !rest.is_empty() {
+            let mut len = 0_usize;
+            let fitting = rest.iter().take_while(|piece| {
+                let first = len == 0;
+                len = len.saturating_add(piece.len());
+                first || len <= PUT_SLICE_LEN
+            });
+            let (now, later) = rest
+                .split_at_checked(fitting.count())
+                .unwrap_or((rest, &[]));
+            let hashed = hash_pieces(kind, now, &known)?;
+            ids.extend(hashed.iter().map(|piece| piece.id));
+            let full = batch.add(kind, &hashed);
+            self.store_frames(batch, full)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn store_frames(&self, batch: &mut Batch, frames: Vec<RawFrame>) -> Result<()> {
+        let frames = compress_frames(frames, self.config.level, self.config.verify_writes)?;
+        for frame in frames {
+            batch.staged_len = batch.staged_len.saturating_add(frame.total_len());
+            batch.staged.push(frame);
+        }
+        if batch.inline && batch.staged_len <= INLINE_FRAMES_LEN_MAX {
+            return Ok(());
+        }
+        batch.inline = false;
+        batch.staged_len = 0;
+        let mut writer = self.writer.lock();
+        for frame in std::mem::take(&mut batch.staged) {
+            match writer.append_data(&frame) {
+                Ok(rows) => batch.rows.extend(rows),
+                Err(error) => {
+                    writer.give_up();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a batch and `ops` durable, as one commit: all of it survives a crash or nothing.
+    ///
+    /// Syncs the DATA packs it uses, appends its records and syncs the LOG pack once.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], [`Error::Io`]: the commit has not happened (though after a crash right now it may turn
+    /// out to have); the packs concerned are not written again, and the next commit starts new ones.
+    pub fn finish(&self, mut batch: Batch, ops: Vec<Op>) -> Result<Durable<Committed>> {
+        if batch.failed || !batch.is_of(&self.turn) {
+            return Err(Error::Internal("a batch that has failed is finished"));
+        }
+        let open = batch.close();
+        self.store_frames(&mut batch, open)?;
+        let mut writer = self.writer.lock();
+        let done = writer.commit(&mut batch, ops);
+        if done.is_err() {
+            writer.give_up();
+        }
+        done
+    }
+
+    /// The bytes of a chunk or node (I3).
+    ///
+    /// Costs a lookup, and on a miss of the cache one read; concurrent readers of a frame decode it once.
+    ///
+    /// # Errors
+    /// [`Error::ChunkUnknown`], [`Error::Corrupt`], [`Error::PackMissing`], [`Error::PackTruncated`], [`Error::Io`];
+    /// the frame is then known to be damaged.
+    pub fn get(&self, id: &ChunkId) -> Result<Verified<ChunkBytes>> {
+        let row = self.lookup.chunk(id)?;
+        let row = row.ok_or_else(|| Error::ChunkUnknown(id.to_hex()))?;
+        self.reader.chunk(id, &row)
+    }
+
+    /// Decodes chunks that will be asked for soon, in the background; a hint that may be ignored.
+    pub fn prefetch(self: &Arc<Self>, ids: Vec<ChunkId>) {
+        let mut last = None;
+        for id in ids {
+            let Ok(Some(row)) = self.lookup.chunk(&id) else {
+                continue;
+            };
+            let key = (row.pack, row.frame);
+            if last.replace(key) == Some(key) || self.reader.holds(&row) {
+                continue;
+            }
+            if !self.reader.try_ahead() {
+                return;
+            }
+            let store = Arc::clone(self);
+            rayon::spawn(move || store.reader.warm(&row));
+        }
+    }
+
+    /// The frames that could not be read since the store was opened.
+    #[must_use]
+    pub fn damaged(&self) -> Vec<Site> {
+        self.reader.damaged()
+    }
+
+    /// How the frame of a chunk is compressed.
+    ///
+    /// # Errors
+    /// As [`ChunkStore::get`]; [`Error::Malformed`] for a codec that this program does not know.
+    pub fn codec_of(&self, row: &ChunkRow) -> Result<Codec> {
+        Codec::from_id(self.reader.codec(row)?)
+    }
+
+    /// The superblock as it was when the store was opened.
+    #[must_use]
+    pub fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    /// Checks that pack files are there and as long as their rows say.
+    ///
+    /// # Errors
+    /// [`Error::PackMissing`] or [`Error::PackTruncated`] for the first that is not.
+    pub fn check_packs(&self, rows: impl Iterator<Item = (PackId, PackRow)>) -> Result<()> {
+        for (id, row) in rows {
+            let path = self.files.disk().path(&pack_name(id, row.kind));
+            match self.files.disk().len(&pack_name(id, row.kind))? {
+                None => return Err(Error::PackMissing { path }),
+                Some(len) if len < row.len => {
+                    return Err(Error::PackTruncated {
+                        path,
+                        found_bytes: len.raw(),
+                        expected_bytes: row.len.raw(),
+                    });
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// All pack files, ascending by number.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn packs(&self) -> Result<Vec<PackInfo>> {
+        let info = |(id, kind)| {
+            let path = self.files.path(id);
+            let file = self.files.file(id)?;
+            let len = file.len()?;
+            let sealed = sealed_at(file.as_ref(), len.raw(), &path)?.is_some();
+            Ok(PackInfo {
+                id,
+                kind,
+                len,
+                sealed,
+                path,
+            })
+        };
+        self.files.all().into_iter().map(info).collect()
+    }
+
+    /// Bytes of all pack files.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn used_bytes(&self) -> Result<u64> {
+        let len = |(id, kind)| self.files.disk().len(&pack_name(id, kind));
+        let mut lens = self.files.all().into_iter().map(len);
+        lens.try_fold(0_u64, |sum, len| {
+            Ok(sum.saturating_add(len?.map_or(0, ByteLen::raw)))
+        })
+    }
+
+    /// Verifies all of a pack: header, frames, every chunk's digest, records, footer. `each` is called with every
+    /// frame, record and problem.
+    ///
+    /// `vouched` is the length in the pack's row, of a DATA pack without a footer the bytes that must verify.
+    ///
+    /// # Errors
+    /// Those of `each`. What is wrong with the pack is a [`Scanned::Problem`].
+    pub fn scan_pack(
+        &self,
+        id: PackId,
+        vouched: Option<ByteLen>,
+        each: &mut dyn FnMut(Scanned) -> Result<()>,
+    ) -> Result<ScanReport> {
+        let open = self.writer.lock().open_packs();
+        let own = open
+            .iter()
+            .find(|(pack, _)| *pack == id)
+            .map(|(_, end)| *end);
+        let vouched = own
+            .or_else(|| self.tail.limits.get(&id).copied())
+            .or_else(|| vouched.map(|len| PackOff::from_raw(len.raw())));
+        scan(&self.files, self.superblock.store, id, vouched, each)
+    }
+
+    /// Ends the open packs with footers: at close. Does nothing in a read-only store.
+    ///
+    /// Their final rows are in no record: the footers hold the same, and replay reads those.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], [`Error::Io`]. Nothing that was committed is lost: a pack without a footer is only
+    /// slower to check.
+    pub fn seal(&self) -> Result<()> {
+        if self.config.read_only {
+            return Ok(());
+        }
+        self.writer.lock().seal()
+    }
+}
+
+impl std::fmt::Debug for ChunkStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ChunkStore({:?})", self.superblock.store)
+    }
+}

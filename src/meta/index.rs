@@ -1,0 +1,372 @@
+//! The index in RocksDB: one column family per table, no write-ahead log, all flushed together.
+//!
+//! RocksDB's own log is off because the packs are the log. `atomic_flush` makes all column families
+//! durable together, and each batch carries the watermark that says up to where the log is in it.
+
+use std::path::Path;
+
+use parking_lot::Mutex;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
+    FlushOptions, IteratorMode, Options, ReadOptions, SliceTransform, WriteBatch, WriteOptions,
+};
+
+use super::{Row, Rows};
+use crate::base::limits::SEGMENT_LEN;
+use crate::base::{Error, FileOff, Ino, Result};
+use crate::format::keys;
+use crate::format::rows::{DirtyKey, Op, Table};
+
+const WATERMARK: &[u8] = b"watermark";
+
+/// Segment index of a dirty row that stands for all segments of a file.
+pub const SEGMENT_ALL: u64 = FileOff::MAX.raw() / SEGMENT_LEN;
+
+/// How to open an index.
+#[derive(Clone, Copy, Debug)]
+pub struct IndexConfig {
+    /// Bytes of RocksDB's block cache; indexes and filters live in it too.
+    pub cache_len: usize,
+    /// Bytes of all write buffers together.
+    pub write_buffer_len: usize,
+    /// Open files of RocksDB.
+    pub open_files_max: i32,
+}
+
+/// The index of one open store.
+pub struct Index {
+    db: DB,
+    /// The snapshot generation that dirty rows are derived under; changed only by `apply`.
+    generation: Mutex<u64>,
+}
+
+fn fail(op: &'static str) -> impl Fn(rocksdb::Error) -> Error {
+    move |e| Error::Index {
+        op,
+        detail: e.into_string(),
+    }
+}
+
+impl Index {
+    /// Opens the index at `path`, creating an empty one if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if RocksDB cannot open it; the caller then deletes and rebuilds it.
+    pub fn open(path: &Path, config: &IndexConfig) -> Result<Self> {
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        options.set_atomic_flush(true);
+        options.set_db_write_buffer_size(config.write_buffer_len);
+        options.set_max_open_files(config.open_files_max);
+        options.set_keep_log_file_num(2);
+        options.set_max_log_file_size(1 << 20);
+        options.set_log_level(rocksdb::LogLevel::Warn);
+        options.set_max_background_jobs(2);
+        options.set_paranoid_checks(true);
+        let cache = Cache::new_lru_cache(config.cache_len);
+        let families = Table::ALL
+            .iter()
+            .map(|t| ColumnFamilyDescriptor::new(t.name(), table_options(*t, &cache, config)));
+        let db = DB::open_cf_descriptors(&options, path, families).map_err(fail("open"))?;
+        let index = Self {
+            db,
+            generation: Mutex::new(0),
+        };
+        let generation = index
+            .get(Table::Counter, &keys::counter(keys::COUNTER_GENERATION))?
+            .and_then(|v| read_u64(&v))
+            .unwrap_or(0);
+        *index.generation.lock() = generation;
+        Ok(index)
+    }
+
+    /// The watermark as `apply` was last given it; `None` in a new index.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if RocksDB fails.
+    pub fn watermark(&self) -> Result<Option<Vec<u8>>> {
+        self.db.get(WATERMARK).map_err(fail("get watermark"))
+    }
+
+    /// Applies the operations of one commit and the watermark that they reach, in one batch.
+    ///
+    /// Derives the dirty rows: those of this batch belong to the generation before any change of the
+    /// generation counter within it.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if RocksDB fails, [`Error::Malformed`] for a key of no table's shape.
+    pub fn apply(&self, ops: &[Op], watermark: &[u8]) -> Result<()> {
+        let mut generation = self.generation.lock();
+        let mut batch = WriteBatch::default();
+        let dirty_cf = self.cf(Table::Dirty)?;
+        let mut next_generation = *generation;
+        let generation_key = keys::counter(keys::COUNTER_GENERATION);
+        for op in ops {
+            let (table, key) = match op {
+                Op::Put(table, key, value) => {
+                    if *table == Table::Counter && key.as_slice() == generation_key.as_slice() {
+                        next_generation = read_u64(value).unwrap_or(next_generation);
+                    }
+                    batch.put_cf(self.cf(*table)?, key, value);
+                    (*table, key)
+                }
+                Op::Del(table, key) => {
+                    batch.delete_cf(self.cf(*table)?, key);
+                    (*table, key)
+                }
+                Op::DelRange(table, from, to) => {
+                    batch.delete_range_cf(self.cf(*table)?, from.as_slice(), to.as_slice());
+                    if *table == Table::Extent {
+                        // Any segment may have changed: the last possible index stands for all of them.
+                        let ino = ino_of(from)?;
+                        batch.put_cf(
+                            dirty_cf,
+                            keys::dirty(*generation, DirtyKey::Segment(ino, SEGMENT_ALL)),
+                            [],
+                        );
+                    }
+                    continue;
+                }
+            };
+            if let Some(dirty) = keys::dirty_of(table, key)? {
+                batch.put_cf(dirty_cf, keys::dirty(*generation, dirty), []);
+            }
+        }
+        batch.put(WATERMARK, watermark);
+        let mut how = WriteOptions::default();
+        how.disable_wal(true);
+        self.db.write_opt(batch, &how).map_err(fail("write"))?;
+        *generation = next_generation;
+        Ok(())
+    }
+
+    /// The snapshot generation that changes are currently recorded under.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        *self.generation.lock()
+    }
+
+    /// The operation that makes `generation` the current one from the next commit on.
+    #[must_use]
+    pub fn set_generation_op(generation: u64) -> Op {
+        Op::Put(
+            Table::Counter,
+            keys::counter(keys::COUNTER_GENERATION),
+            generation.to_le_bytes().to_vec(),
+        )
+    }
+
+    /// Writes everything that was applied to disk; reopening then replays nothing.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if RocksDB fails.
+    pub fn flush(&self) -> Result<()> {
+        let mut families = vec![];
+        for table in Table::ALL {
+            families.push(self.cf(table)?);
+        }
+        let default = self.db.cf_handle("default").ok_or(Error::Index {
+            op: "flush",
+            detail: "no default column family".into(),
+        })?;
+        families.push(default);
+        let mut how = FlushOptions::default();
+        how.set_wait(true);
+        self.db
+            .flush_cfs_opt(&families, &how)
+            .map_err(fail("flush"))
+    }
+
+    /// A view of the index as it is now, whatever is applied later.
+    #[must_use]
+    pub fn view(&self) -> View<'_> {
+        View {
+            index: self,
+            snapshot: self.db.snapshot(),
+        }
+    }
+
+    /// An estimate of the number of rows of a table.
+    #[must_use]
+    pub fn estimate_rows(&self, table: Table) -> u64 {
+        self.cf(table)
+            .ok()
+            .and_then(|cf| {
+                self.db
+                    .property_int_value_cf(cf, "rocksdb.estimate-num-keys")
+                    .ok()
+                    .flatten()
+            })
+            .unwrap_or(0)
+    }
+
+    /// Deletes the index at `path`, which must not be open.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if RocksDB cannot delete it.
+    pub fn destroy(path: &Path) -> Result<()> {
+        DB::destroy(&Options::default(), path).map_err(fail("destroy"))
+    }
+
+    /// Whether the index at `path` is empty of everything, watermark included.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if RocksDB fails.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.watermark()?.is_none()
+            && self
+                .db
+                .iterator_cf(self.cf(Table::Inode)?, IteratorMode::Start)
+                .next()
+                .is_none())
+    }
+
+    fn cf(&self, table: Table) -> Result<&rocksdb::ColumnFamily> {
+        self.db.cf_handle(table.name()).ok_or_else(|| Error::Index {
+            op: "column family",
+            detail: table.name().into(),
+        })
+    }
+}
+
+impl std::fmt::Debug for Index {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Index")
+    }
+}
+
+fn table_options(table: Table, cache: &Cache, config: &IndexConfig) -> Options {
+    let mut block = BlockBasedOptions::default();
+    block.set_block_cache(cache);
+    block.set_block_size(16 << 10);
+    block.set_format_version(6);
+    // Filters and indexes are charged to the block cache, so that memory is bounded (I7).
+    block.set_cache_index_and_filter_blocks(true);
+    block.set_cache_index_and_filter_blocks_with_high_priority(true);
+    block.set_bloom_filter(10.0, false);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&block);
+    options.set_write_buffer_size((config.write_buffer_len / 2).max(1 << 20));
+    options.set_level_compaction_dynamic_level_bytes(true);
+    // Chunk ids are random bytes; everything else is structured.
+    options.set_compression_type(match table {
+        Table::Chunk => DBCompressionType::None,
+        _ => DBCompressionType::Lz4,
+    });
+    if matches!(
+        table,
+        Table::Dirent | Table::Link | Table::Extent | Table::Xattr
+    ) {
+        options.set_prefix_extractor(SliceTransform::create_fixed_prefix(8));
+    }
+    options
+}
+
+/// The inode that the keys of a range belong to.
+fn ino_of(key: &[u8]) -> Result<Ino> {
+    match key.first_chunk::<8>() {
+        Some(prefix) => Ok(Ino::from_raw(u64::from_be_bytes(*prefix))),
+        None => Err(Error::Malformed {
+            what: "extent range",
+            detail: "no inode",
+        }),
+    }
+}
+
+fn read_u64(bytes: &[u8]) -> Option<u64> {
+    bytes.try_into().ok().map(u64::from_le_bytes)
+}
+
+fn scan_page(mut it: DBRawIterator<'_>, from: &[u8], limit: usize) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    it.seek(from);
+    while rows.len() < limit {
+        match it.item() {
+            Some((key, value)) => rows.push((key.to_vec(), value.to_vec())),
+            None => break,
+        }
+        it.next();
+    }
+    it.status().map_err(fail("scan"))?;
+    Ok(rows)
+}
+
+fn seek_back(mut it: DBRawIterator<'_>, at: &[u8]) -> Result<Option<Row>> {
+    it.seek_for_prev(at);
+    let row = it.item().map(|(key, value)| (key.to_vec(), value.to_vec()));
+    it.status().map_err(fail("seek"))?;
+    Ok(row)
+}
+
+fn bounded(from: &[u8], to: &[u8]) -> ReadOptions {
+    let mut how = ReadOptions::default();
+    // Keys of one table may have several prefixes within a range, so the prefix filter must not hide any.
+    how.set_total_order_seek(true);
+    how.set_iterate_lower_bound(from);
+    how.set_iterate_upper_bound(to);
+    how
+}
+
+fn after(at: &[u8]) -> Vec<u8> {
+    let mut next = at.to_vec();
+    next.push(0);
+    next
+}
+
+impl Rows for Index {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.db.get_cf(self.cf(table)?, key).map_err(fail("get"))
+    }
+
+    fn scan(&self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Row>> {
+        scan_page(
+            self.db
+                .raw_iterator_cf_opt(self.cf(table)?, bounded(from, to)),
+            from,
+            limit,
+        )
+    }
+
+    fn last_at(&self, table: Table, from: &[u8], at: &[u8]) -> Result<Option<Row>> {
+        seek_back(
+            self.db
+                .raw_iterator_cf_opt(self.cf(table)?, bounded(from, &after(at))),
+            at,
+        )
+    }
+}
+
+/// The index as it was at one moment.
+pub struct View<'a> {
+    index: &'a Index,
+    snapshot: rocksdb::Snapshot<'a>,
+}
+
+impl Rows for View<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.snapshot
+            .get_cf(self.index.cf(table)?, key)
+            .map_err(fail("get"))
+    }
+
+    fn scan(&self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Row>> {
+        let it = self
+            .snapshot
+            .raw_iterator_cf_opt(self.index.cf(table)?, bounded(from, to));
+        scan_page(it, from, limit)
+    }
+
+    fn last_at(&self, table: Table, from: &[u8], at: &[u8]) -> Result<Option<Row>> {
+        let it = self
+            .snapshot
+            .raw_iterator_cf_opt(self.index.cf(table)?, bounded(from, &after(at)));
+        seek_back(it, at)
+    }
+}
+
+impl std::fmt::Debug for View<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("View")
+    }
+}

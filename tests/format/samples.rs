@@ -1,0 +1,464 @@
+//! One value of each stored kind, and how its bytes are decoded and encoded again.
+
+use mmhfs::base::{
+    ByteLen, ChunkId, Digest, FileOff, Ino, Lsn, PackId, PackOff, Result, StoreId, Timestamp,
+};
+use mmhfs::format::footer::{Footer, FooterFrame, decode_footer, encode_footer};
+use mmhfs::format::frame::{
+    Address, FrameChunk, FrameHead, FrameKind, decode_frame, encode_frame, peek_frame_len,
+};
+use mmhfs::format::node::{Body, DirBody, DirChild, DirInner, Entry, FileNode, Node, SegmentNode};
+use mmhfs::format::pack::{Cut, PackHeader, decode_pack_header, encode_pack_header};
+use mmhfs::format::record::{
+    RecordHead, decode_header, decode_ops, decode_record, encode_ops, encode_record,
+};
+use mmhfs::format::rows::{
+    Attrs, ChunkRow, DirentRow, ExtentRow, FLAG_HAS_XATTRS, InodeRow, Kind, Op, PackKind, PackRow,
+    SnapDirRow, SnapFileRow, SnapshotRow, Table, decode_counter, encode_counter,
+};
+use mmhfs::format::superblock::{Superblock, decode_superblock, encode_superblock};
+use mmhfs::format::{CHAIN_START, Hash, HashFn, keys};
+use mmhfs::hash::{Checksum, checksum};
+
+pub const STORE: StoreId = StoreId::from_raw(*b"0123456789abcdef");
+
+pub fn id(n: u8) -> ChunkId {
+    ChunkId::from_raw([n; 32])
+}
+
+pub fn digest(n: u8) -> Digest {
+    Digest::from_raw([n; 32])
+}
+
+pub fn time(secs: i64, nanos: u32) -> Timestamp {
+    Timestamp { secs, nanos }
+}
+
+pub fn attrs(kind: Kind, size: u64) -> Attrs {
+    Attrs {
+        kind,
+        mode: 0o644,
+        uid: 1000,
+        gid: 100,
+        rdev_major: 0,
+        rdev_minor: 0,
+        flags: 0,
+        size,
+        atime: time(1_700_000_000, 1),
+        mtime: time(1_700_000_001, 999_999_999),
+        ctime: time(-1, 500_000_000),
+        btime: time(0, 0),
+    }
+}
+
+pub fn extent(len: u32, chunk_off: u32) -> ExtentRow {
+    ExtentRow {
+        len,
+        chunk: id(0xc1),
+        chunk_off,
+    }
+}
+
+pub fn inode_file() -> InodeRow {
+    InodeRow {
+        attrs: attrs(Kind::File, 5),
+        nlink: 1,
+        mapped: 5,
+        parent: Ino::from_raw(0),
+        target: Vec::new(),
+    }
+}
+
+pub fn inode_symlink() -> InodeRow {
+    InodeRow {
+        attrs: attrs(Kind::Symlink, 6),
+        target: b"target".to_vec(),
+        mapped: 0,
+        ..inode_file()
+    }
+}
+
+pub fn inode_dir() -> InodeRow {
+    InodeRow {
+        attrs: attrs(Kind::Dir, 2),
+        nlink: 2,
+        mapped: 0,
+        parent: Ino::ROOT,
+        target: Vec::new(),
+    }
+}
+
+pub fn dirent() -> DirentRow {
+    DirentRow {
+        ino: Ino::from_raw(2),
+        kind: Kind::File,
+        name: b"a.txt".to_vec(),
+    }
+}
+
+pub fn chunk_row() -> ChunkRow {
+    ChunkRow {
+        pack: PackId::from_raw(3),
+        frame: PackOff::from_raw(4096),
+        frame_len: 112,
+        idx: 1,
+        raw_off: 5,
+        len: 6,
+    }
+}
+
+pub fn snapshot_row() -> SnapshotRow {
+    SnapshotRow {
+        seed: digest(1),
+        content: digest(2),
+        root: id(3),
+        created: time(1_700_000_002, 3),
+        generation: 4,
+        entries: 5,
+        bytes: 6,
+    }
+}
+
+pub fn snap_dir_row() -> SnapDirRow {
+    SnapDirRow {
+        trie: id(1),
+        content: digest(2),
+        groups: digest(3),
+        full: digest(4),
+        count: 5,
+        entries: 6,
+        bytes: 7,
+    }
+}
+
+pub fn pack_row(sealed: Option<Digest>) -> PackRow {
+    PackRow {
+        kind: PackKind::Log,
+        len: ByteLen::from_raw(8192),
+        sealed,
+    }
+}
+
+pub fn entry(name: &[u8], kind: Kind, size: u64, body: Body) -> Entry {
+    Entry {
+        name: name.to_vec(),
+        ino: Ino::from_raw(7),
+        attrs: attrs(kind, size),
+        nlink: 1,
+        mapped: 0,
+        xattrs: Vec::new(),
+        content: digest(0xd1),
+        full: digest(0xd2),
+        body,
+    }
+}
+
+pub fn child(inner: bool, count: u64) -> DirChild {
+    DirChild {
+        node: id(0xaa),
+        inner,
+        count,
+        content: digest(0xab),
+        full: digest(0xac),
+        entries: count + 1,
+        bytes: 99,
+    }
+}
+
+pub fn dir_body() -> Body {
+    Body::Dir(DirBody {
+        trie: child(false, 3),
+        groups: digest(0xee),
+    })
+}
+
+pub fn node_root() -> Node {
+    Node::Root(Box::new(entry(b"", Kind::Dir, 3, dir_body())))
+}
+
+pub fn node_leaf() -> Node {
+    let mut file = entry(
+        b"a",
+        Kind::File,
+        100,
+        Body::Inline(vec![(0, extent(10, 0)), (20, extent(80, 5))]),
+    );
+    file.mapped = 90;
+    file.attrs.flags = FLAG_HAS_XATTRS;
+    file.xattrs = vec![
+        (b"user.a".to_vec(), b"value".to_vec()),
+        (b"user.b".to_vec(), Vec::new()),
+    ];
+    let mut device = entry(b"e", Kind::CharDevice, 0, Body::Special);
+    device.attrs.rdev_major = 1;
+    device.attrs.rdev_minor = 3;
+    Node::DirLeaf(vec![
+        file,
+        entry(b"b", Kind::File, 2 << 20, Body::File(id(0xf1))),
+        entry(b"c", Kind::Dir, 3, dir_body()),
+        entry(b"d", Kind::Symlink, 2, Body::Symlink(b"..".to_vec())),
+        device,
+    ])
+}
+
+pub fn node_inner() -> Node {
+    Node::DirInner(DirInner {
+        left: child(false, 256),
+        right: child(true, 257),
+    })
+}
+
+pub fn node_file() -> Node {
+    Node::File(FileNode {
+        size: (64 << 20) * 3,
+        segments: vec![(0, id(1), digest(2)), (2, id(3), digest(4))],
+    })
+}
+
+pub fn node_segment() -> Node {
+    Node::Segment(SegmentNode {
+        len: (1 << 20) + 1,
+        extents: vec![(0, extent(1 << 20, 0)), (1 << 20, extent(1, 9))],
+        subtrees: vec![digest(5), digest(6)],
+    })
+}
+
+pub fn ops() -> Vec<Op> {
+    let ino = Ino::from_raw(2);
+    let (from, to) = keys::ino_range(Ino::from_raw(9));
+    vec![
+        Op::Put(
+            Table::Extent,
+            keys::extent(ino, FileOff::ZERO).to_vec(),
+            extent(5, 0).encode(),
+        ),
+        Op::Put(Table::Orphan, keys::inode(ino).to_vec(), Vec::new()),
+        Op::Del(Table::Xattr, keys::xattr(ino, b"user.a")),
+        Op::DelRange(Table::Extent, from, to),
+    ]
+}
+
+pub fn address() -> Address {
+    Address {
+        store: STORE,
+        pack: PackId::from_raw(1),
+        off: PackOff::from_raw(4096),
+    }
+}
+
+pub fn frame_head() -> FrameHead {
+    let chunk = |n, len| FrameChunk { id: id(n), len };
+    FrameHead::new(0, FrameKind::Data, vec![chunk(0x11, 5), chunk(0x22, 6)])
+}
+
+pub const PAYLOAD: &[u8] = b"hello world";
+
+pub fn span_hash() -> Hash {
+    checksum(Checksum::Span, &[b"the span"])
+}
+
+pub fn record_head() -> RecordHead {
+    let raw = encode_ops(&ops());
+    RecordHead {
+        lsn: Lsn::from_raw(1),
+        part: 0,
+        last: true,
+        codec: 0,
+        span_len: 152,
+        span_hash: span_hash(),
+        time: time(1_700_000_003, 4),
+        raw_len: u32::try_from(raw.len()).unwrap(),
+        op_count: 4,
+        prev_chain: CHAIN_START,
+    }
+}
+
+pub fn header_first_log() -> PackHeader {
+    PackHeader {
+        store: STORE,
+        pack: PackId::from_raw(1),
+        capacity: ByteLen::from_raw(64 << 20),
+        created: time(1_700_000_004, 5),
+        writer: 0x0000_0100,
+        cut: Some(Cut::START),
+    }
+}
+
+pub fn header_log() -> PackHeader {
+    PackHeader {
+        pack: PackId::from_raw(4),
+        cut: Some(Cut {
+            prev: PackId::from_raw(1),
+            len: PackOff::from_raw(8192),
+            lsn: Lsn::from_raw(17),
+            chain: [0xcc; 32],
+            epoch: 2,
+        }),
+        ..header_first_log()
+    }
+}
+
+pub fn header_data() -> PackHeader {
+    PackHeader {
+        pack: PackId::from_raw(3),
+        cut: None,
+        ..header_first_log()
+    }
+}
+
+pub fn footer() -> Footer {
+    Footer {
+        store: STORE,
+        pack: PackId::from_raw(1),
+        kind: PackKind::Log,
+        data_len: PackOff::from_raw(4608),
+        record_count: 1,
+        last_lsn: Lsn::from_raw(1),
+        chain: [0xcc; 32],
+        body: [0xbb; 32],
+        frames: vec![FooterFrame {
+            off: PackOff::from_raw(4096),
+            len: 152,
+            kind: FrameKind::Data,
+            codec: 0,
+            chunks: frame_head().chunks,
+        }],
+    }
+}
+
+pub fn superblock() -> Superblock {
+    Superblock::new(STORE, time(1_700_000_000, 0), ByteLen::from_raw(64 << 20))
+}
+
+/// How bytes of one kind are decoded and encoded again, with a given hash for every domain.
+pub type Again = fn(&[u8], HashFn<'_>) -> Result<Vec<u8>>;
+
+pub struct Sample {
+    pub name: &'static str,
+    pub bytes: Vec<u8>,
+    pub again: Again,
+    /// A checksum covers every byte, so that any change is refused.
+    pub sealed: Option<Checksum>,
+}
+
+macro_rules! rows {
+    ($($name:literal: $row:ty = $value:expr;)*) => {
+        vec![$(Sample {
+            name: $name,
+            bytes: $value.encode(),
+            again: |bytes, _| Ok(<$row>::decode(bytes)?.encode()),
+            sealed: None,
+        }),*]
+    };
+}
+
+pub fn frame_again(bytes: &[u8], hash: HashFn<'_>) -> Result<Vec<u8>> {
+    let (head, payload) = decode_frame(bytes, &address(), hash)?;
+    assert_eq!(peek_frame_len(bytes)?, bytes.len() as u64);
+    encode_frame(&address(), &head, &bytes[payload], hash)
+}
+
+pub fn record_again(bytes: &[u8], hash: HashFn<'_>) -> Result<Vec<u8>> {
+    let record = decode_record(bytes, &CHAIN_START, 152, &span_hash(), hash)?;
+    assert_eq!(decode_header(bytes)?, record);
+    let (again, chain) = encode_record(&record.head, &bytes[record.payload()], hash)?;
+    assert_eq!(chain, record.chain);
+    Ok(again)
+}
+
+pub fn sealed_samples() -> Vec<Sample> {
+    let real = |kind| move |parts: &[&[u8]]| checksum(kind, parts);
+    let header = real(Checksum::PackHeader);
+    let frame = real(Checksum::Frame);
+    let chain = real(Checksum::Chain);
+    let foot = real(Checksum::Footer);
+    let superb = real(Checksum::Superblock);
+    let sample = |name, kind, bytes: Vec<u8>, again| Sample {
+        name,
+        bytes,
+        again,
+        sealed: Some(kind),
+    };
+    let pack: Again = |bytes, hash| encode_pack_header(&decode_pack_header(bytes, hash)?, hash);
+    let payload = encode_ops(&ops());
+    vec![
+        sample(
+            "superblock",
+            Checksum::Superblock,
+            encode_superblock(&superblock(), &superb).unwrap(),
+            |bytes, hash| encode_superblock(&decode_superblock(bytes, hash)?, hash),
+        ),
+        sample(
+            "pack_first_log",
+            Checksum::PackHeader,
+            encode_pack_header(&header_first_log(), &header).unwrap(),
+            pack,
+        ),
+        sample(
+            "pack_log",
+            Checksum::PackHeader,
+            encode_pack_header(&header_log(), &header).unwrap(),
+            pack,
+        ),
+        sample(
+            "pack_data",
+            Checksum::PackHeader,
+            encode_pack_header(&header_data(), &header).unwrap(),
+            pack,
+        ),
+        sample(
+            "frame",
+            Checksum::Frame,
+            encode_frame(&address(), &frame_head(), PAYLOAD, &frame).unwrap(),
+            frame_again,
+        ),
+        sample(
+            "record",
+            Checksum::Chain,
+            encode_record(&record_head(), &payload, &chain).unwrap().0,
+            record_again,
+        ),
+        sample(
+            "footer",
+            Checksum::Footer,
+            encode_footer(&footer(), &foot).unwrap(),
+            |bytes, hash| encode_footer(&decode_footer(bytes, hash)?, hash),
+        ),
+    ]
+}
+
+pub fn samples() -> Vec<Sample> {
+    let mut all = rows! {
+        "inode_file": InodeRow = inode_file();
+        "inode_symlink": InodeRow = inode_symlink();
+        "inode_dir": InodeRow = inode_dir();
+        "dirent": DirentRow = dirent();
+        "extent": ExtentRow = extent(5, 0);
+        "chunk": ChunkRow = chunk_row();
+        "snapshot": SnapshotRow = snapshot_row();
+        "snap_dir": SnapDirRow = snap_dir_row();
+        "snap_file": SnapFileRow = SnapFileRow { node: id(9) };
+        "pack_open": PackRow = pack_row(None);
+        "pack_sealed": PackRow = pack_row(Some(digest(8)));
+        "node_root": Node = node_root();
+        "node_dir_leaf": Node = node_leaf();
+        "node_dir_empty": Node = Node::DirLeaf(Vec::new());
+        "node_dir_inner": Node = node_inner();
+        "node_file": Node = node_file();
+        "node_segment": Node = node_segment();
+    };
+    all.push(Sample {
+        name: "counter",
+        bytes: encode_counter(0x0102_0304).to_vec(),
+        again: |bytes, _| Ok(encode_counter(decode_counter(bytes)?).to_vec()),
+        sealed: None,
+    });
+    all.push(Sample {
+        name: "ops",
+        bytes: encode_ops(&ops()),
+        again: |bytes, _| Ok(encode_ops(&decode_ops(bytes)?)),
+        sealed: None,
+    });
+    all.extend(sealed_samples());
+    all
+}
