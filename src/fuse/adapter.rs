@@ -32,9 +32,8 @@ const BACKGROUND_MAX: u16 = 128;
 ///
 /// Not among them, each for a reason: `POSIX_LOCKS` and `FLOCK_LOCKS` (without them the kernel keeps the
 /// locks, which is right for a filesystem with one kernel), `AUTO_INVAL_DATA` (the kernel owns sizes
-/// and times with the writeback cache), `EXPORT_SUPPORT` (needs lookups of "." and ".." by number),
-/// `PASSTHROUGH` (bytes would not be verified).
-const CAPABILITIES: [InitFlags; 14] = [
+/// and times with the writeback cache), `PASSTHROUGH` (bytes would not be verified).
+const CAPABILITIES: [InitFlags; 15] = [
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_BIG_WRITES,
     InitFlags::FUSE_MAX_PAGES,
@@ -52,6 +51,8 @@ const CAPABILITIES: [InitFlags; 14] = [
     InitFlags::FUSE_CACHE_SYMLINKS,
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
     InitFlags::FUSE_HAS_IOCTL_DIR,
+    // The kernel may look "." and ".." up by number, for file handles.
+    InitFlags::FUSE_EXPORT_SUPPORT,
 ];
 
 /// How long the kernel may keep what it was told.
@@ -168,6 +169,15 @@ impl Adapter {
 
     /// A lookup: an absent name is an answer that the kernel remembers, too.
     pub(super) fn look_up(&self, dir: Ino, name: &OsStr, reply: ReplyEntry) {
+        if name == "." {
+            // Not a name but the question behind open_by_handle_at(2) and NFS: is there an inode of
+            // this number? It may be a file. One without a name that somebody has open is in the
+            // kernel's cache and not asked for; one that is asked for is about to go.
+            return self.entry("lookup", dir, reply, |engine| match engine.getattr(dir) {
+                Ok(stat) if stat.nlink == 0 => Err(Error::Stale),
+                other => other,
+            });
+        }
         match contain("lookup", dir, || self.engine.lookup(dir, name.as_bytes())) {
             Ok(stat) => reply.entry(&self.lifetime(stat.ino), &self.map.attr(&stat), GENERATION),
             Err(Error::NotFound) if !self.volatile(dir) => {

@@ -14,6 +14,7 @@ mod offload;
 mod ops;
 mod panics;
 mod session;
+mod steps;
 
 pub use cache::KernelCache;
 pub use errno::errno;

@@ -22,15 +22,14 @@ use super::convert::{
 use super::ioctl;
 use super::offload::Job;
 use super::panics::contain;
+use super::steps::{inode_flags, new_node, open_file, seek};
+use crate::base::Error;
 use crate::base::limits::NAME_LEN_MAX;
-use crate::base::{Error, FileOff, Ino, Result};
-use crate::engine::{Caller, Engine, FileKind, Handle, NewNode, OpenHow, Seek, SetAttr, WriteHow};
+use crate::engine::{Engine, FileKind, Handle, NewNode, SetAttr, WriteHow};
 
 /// Most bytes that one copy_file_range request copies: the answer has 32 bits, and a copy that takes
 /// long holds a thread that answers requests. The caller asks again for the rest.
 const COPY_LEN_MAX: u64 = 1 << 30;
-/// Set-user-ID and set-group-ID.
-const SET_ID_BITS: u16 = 0o6000;
 
 thread_local! {
     /// The bytes of the last read of this thread: its allocation serves the next one.
@@ -209,9 +208,7 @@ impl Filesystem for Adapter {
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let ino = self.map.to_engine(ino);
         let how = open_how(flags.0);
-        match self.run("open", ino, |engine| {
-            open_file(engine, &caller(req), ino, how)
-        }) {
+        match self.run("open", ino, |_| open_file(self, &caller(req), ino, how)) {
             Ok(handle) => {
                 if how.write {
                     self.cache.writers().opened(ino);
@@ -296,7 +293,7 @@ impl Filesystem for Adapter {
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let outcome = self.run("write", ino, |engine| {
             let at = file_off(offset)?;
-            let had_set_id = kill && engine.getattr(ino)?.mode & SET_ID_BITS != 0;
+            let had_set_id = kill && self.has_set_id(ino)?;
             let how = WriteHow {
                 kill_suid: kill,
                 cached: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
@@ -516,7 +513,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -527,7 +524,8 @@ impl Filesystem for Adapter {
         let ino = self.map.to_engine(ino);
         self.empty("fallocate", ino, reply, |engine| {
             let at = file_off(offset)?;
-            engine.fallocate(Handle(fh.0), at, length, allocate(mode)?)
+            engine.fallocate(Handle(fh.0), at, length, allocate(mode)?)?;
+            self.drop_set_id(&caller(req), ino)
         });
     }
 
@@ -585,6 +583,7 @@ impl Filesystem for Adapter {
             let len = len.min(COPY_LEN_MAX);
             let (input, output) = (Handle(fh_in.0), Handle(fh_out.0));
             let done = engine.copy_file_range(&caller(req), input, from, output, to, len)?;
+            self.drop_set_id(&caller(req), ino)?;
             u32::try_from(done).map_err(|_| Error::Internal("more copied than asked for"))
         });
         match outcome {
@@ -615,75 +614,6 @@ impl Filesystem for Adapter {
             Ok(Some(answer)) => reply.ioctl(0, &answer),
             Ok(None) => reply.error(Errno::ENOTTY),
             Err(code) => reply.error(code),
-        }
-    }
-}
-
-/// Opens a file; a truncation by somebody who may not keep set-id bits takes them away.
-fn open_file(engine: &Engine, caller: &Caller, ino: Ino, how: OpenHow) -> Result<Handle> {
-    // fuser does not hand on FUSE_OPEN_KILL_SUIDGID, which the kernel sets unless the caller has
-    // CAP_FSETID; being root stands for that.
-    if !how.truncate || caller.uid == 0 {
-        return engine.open_file(ino, how);
-    }
-    let without = OpenHow {
-        truncate: false,
-        ..how
-    };
-    let handle = engine.open_file(ino, without)?;
-    let cut = SetAttr {
-        size: Some(FileOff::ZERO),
-        kill_suid: true,
-        ..SetAttr::default()
-    };
-    match engine.setattr(caller, ino, Some(handle), &cut) {
-        Ok(_) => Ok(handle),
-        Err(error) => {
-            engine.release(handle)?;
-            Err(error)
-        }
-    }
-}
-
-fn new_node(kind: FileKind, mode: u32, umask: u32) -> NewNode {
-    NewNode {
-        kind,
-        mode: permissions(mode),
-        umask: permissions(umask),
-        rdev: (0, 0),
-    }
-}
-
-/// Answers SEEK_DATA and SEEK_HOLE; the kernel serves the other kinds itself.
-fn seek(engine: &Engine, handle: Handle, from: i64, whence: i32) -> Result<i64> {
-    let wanted = match whence {
-        libc::SEEK_DATA => Seek::Data,
-        libc::SEEK_HOLE => Seek::Hole,
-        _ => return Err(Error::Invalid("lseek whence")),
-    };
-    // lseek(2): an offset outside the file is ENXIO, a negative one included.
-    let from = u64::try_from(from).map_err(|_| Error::PastEnd)?;
-    let found = engine.lseek(handle, file_off(from)?, wanted)?;
-    i64::try_from(found.raw()).map_err(|_| Error::FileTooLarge)
-}
-
-fn inode_flags(
-    engine: &Engine,
-    caller: &Caller,
-    ino: Ino,
-    request: ioctl::Request,
-) -> Result<Vec<u8>> {
-    match request {
-        ioctl::Request::GetFlags => Ok(ioctl::flags_reply(engine.get_flags(ino)?)),
-        ioctl::Request::GetXflags => Ok(ioctl::xflags_reply(engine.get_flags(ino)?)),
-        ioctl::Request::SetFlags(flags) => {
-            engine.set_flags(caller, ino, flags)?;
-            Ok(Vec::new())
-        }
-        ioctl::Request::SetXflags(wanted) => {
-            let flags = ioctl::merge_xflags(engine.get_flags(ino)?, wanted);
-            engine.set_flags(caller, ino, flags)?;
-            Ok(Vec::new())
         }
     }
 }

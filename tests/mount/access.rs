@@ -141,6 +141,8 @@ fn set_id_bits_go_when_somebody_else_writes() {
         ": > a",
         "truncate -s 1 a",
         "dd if=/dev/zero of=a conv=notrunc status=none count=1",
+        "fallocate -l 100 a",
+        "fallocate -z -o 2 -l 3 a",
     ] {
         fs::write(&path, b"0123456789").unwrap();
         chmod(&path, 0o6777);
@@ -161,4 +163,19 @@ fn root_may_write_without_losing_set_id_bits_and_chown_takes_them() {
     assert_eq!(mode(&path), 0o6755);
     chown(&path, Some(1), Some(1)).unwrap();
     assert_eq!(mode(&path), 0o755);
+}
+
+/// The kernel does not ask for the mode again after such a write, and executes by the mode it knows.
+#[test]
+fn a_set_id_program_that_somebody_else_wrote_to_runs_without_its_owners_rights() {
+    let store = MountedStore::new();
+    fs::copy("/usr/bin/id", store.path("id")).unwrap();
+    chmod(store.path("id"), 0o6777);
+    assert_eq!(out(sh_as_stranger(store.root(), "./id -u")), "0");
+    let script =
+        "dd if=/dev/zero of=id bs=1 seek=1000000 count=1 conv=notrunc status=none; ./id -u";
+    assert_eq!(
+        out(sh_as_stranger(store.root(), script)),
+        STRANGER.to_string()
+    );
 }

@@ -2,7 +2,13 @@
 //!
 //! Needs root and `/dev/fuse`. `docs/semantics.md` says what these tests hold.
 
-#![allow(unreachable_pub, reason = "a test's modules are not an interface")]
+#![allow(
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "the modules are helpers of tests, which fail by panicking"
+)]
 
 mod access;
 mod data;

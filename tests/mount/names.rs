@@ -136,3 +136,26 @@ fn an_absent_name_appears_when_it_is_made() {
     assert_eq!(errno(fs::metadata(store.path("a"))), libc::ENOENT);
     assert_eq!(errno(fs::remove_dir(store.path("b"))), libc::ENOTDIR);
 }
+
+#[test]
+fn a_file_handle_stays_valid_across_a_remount_and_ends_with_the_file() {
+    use crate::sys::{handle_of, open_handle};
+    let mut store = MountedStore::new();
+    fs::create_dir_all(store.path("d/e")).unwrap();
+    fs::write(store.path("d/e/a"), b"bytes").unwrap();
+    let mut file = handle_of(&store.path("d/e/a")).unwrap();
+    let mut dir = handle_of(&store.path("d/e")).unwrap();
+    store.remount();
+    let root = fs::File::open(store.root()).unwrap();
+    let opened = open_handle(&root, &mut file).unwrap();
+    assert_eq!(std::io::read_to_string(opened).unwrap(), "bytes");
+    assert!(
+        open_handle(&root, &mut dir)
+            .unwrap()
+            .metadata()
+            .unwrap()
+            .is_dir()
+    );
+    fs::remove_file(store.path("d/e/a")).unwrap();
+    assert_eq!(errno(open_handle(&root, &mut file)), libc::ESTALE);
+}

@@ -166,3 +166,37 @@ fn an_unmount_ends_the_wait_and_leaves_a_stranger_mounted_over_it_alone() {
     store.mounted().wait().unwrap();
     assert!(store.mounted().ended());
 }
+
+#[test]
+fn what_a_killed_daemon_left_behind_is_detached_before_mounting() {
+    use std::os::fd::AsRawFd as _;
+    let store = MountedStore::with(|options| {
+        let device = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/fuse")
+            .unwrap();
+        let data = format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0",
+            device.as_raw_fd()
+        );
+        let (at, flags) = (&options.mountpoint, nix::mount::MsFlags::empty());
+        nix::mount::mount(
+            Some("dead"),
+            at,
+            Some("fuse.mmhfs"),
+            flags,
+            Some(data.as_str()),
+        )
+        .unwrap();
+        drop(device);
+        assert_eq!(errno(fs::metadata(at)), libc::ENOTCONN);
+    });
+    fs::write(store.path("a"), b"x").unwrap();
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    let here = mounts
+        .lines()
+        .filter(|l| l.contains(store.root().to_str().unwrap()))
+        .count();
+    assert_eq!(here, 1);
+}

@@ -4,7 +4,7 @@
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{Error, Result};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -98,6 +98,46 @@ pub fn copy_file_range(
         libc::copy_file_range(from.0.as_raw_fd(), from.1, to.0.as_raw_fd(), to.1, len, 0)
     };
     check(result)
+}
+
+/// A file handle, as `name_to_handle_at(2)` makes and `open_by_handle_at(2)` takes it.
+#[repr(C)]
+pub struct FileHandle {
+    len: u32,
+    kind: i32,
+    bytes: [u8; 128],
+}
+
+pub fn handle_of(path: &Path) -> Result<FileHandle> {
+    let path = c(path);
+    let (mut handle, mut mount) = (
+        FileHandle {
+            len: 128,
+            kind: 0,
+            bytes: [0; 128],
+        },
+        0,
+    );
+    // SAFETY: the layout is that of `struct file_handle` with room for 128 bytes, as `len` says.
+    let result = unsafe {
+        libc::name_to_handle_at(
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            (&raw mut handle).cast(),
+            &raw mut mount,
+            0,
+        )
+    };
+    check(isize::try_from(result).unwrap()).map(|_| handle)
+}
+
+pub fn open_handle(mount: &File, handle: &mut FileHandle) -> Result<File> {
+    let at = (handle as *mut FileHandle).cast();
+    // SAFETY: as in `handle_of`; the kernel only reads it.
+    let result = unsafe { libc::open_by_handle_at(mount.as_raw_fd(), at, libc::O_RDONLY) };
+    check(isize::try_from(result).unwrap())?;
+    // SAFETY: the descriptor has just been opened and has no other owner.
+    Ok(unsafe { File::from_raw_fd(result) })
 }
 
 /// A shared mapping of the start of a file.
