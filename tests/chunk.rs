@@ -4,7 +4,8 @@
 mod world;
 
 use mmhfs::base::{Error, PackId};
-use mmhfs::chunk::{PutKind, pack_name};
+use mmhfs::chunk::{PutKind, load_superblock, pack_name};
+use mmhfs::disk::StoreLock;
 use mmhfs::format::rows::PackKind;
 use world::{Fault, World, noise, text};
 
@@ -431,4 +432,67 @@ fn only_one_batch_at_a_time() {
         .store()
         .put(&mut batch, PutKind::Data, &[b"x"])
         .unwrap();
+}
+
+#[test]
+fn a_second_process_is_refused_with_the_holders_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = StoreLock::take(dir.path()).unwrap();
+    match StoreLock::take(dir.path()) {
+        Err(Error::Locked { path, holder }) => {
+            assert_eq!(path, dir.path());
+            let words = format!("pid {} on ", std::process::id());
+            assert!(holder.starts_with(&words), "{holder}");
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(held);
+    StoreLock::take(dir.path()).unwrap();
+}
+
+#[test]
+fn one_good_copy_of_the_superblock_is_enough_and_the_newest_counts() {
+    let mut world = World::new();
+    let old = world.bytes("super.2");
+    let ids = world.commit(true, &[text(1, 1_000)]);
+    world.crash();
+    world.write_file("super.2", &old);
+    world.flip("super.0", 100);
+    world.index_from_scratch();
+    assert_eq!(world.read_all(&ids), [text(1, 1_000)]);
+    world.crash();
+    world.truncate("super.1", 4000);
+    world.write_file("super.2", b"foreign");
+    match load_superblock(world.disk()) {
+        Err(Error::Superblock { detail, .. }) => {
+            for name in ["super.0", "super.1", "super.2"] {
+                assert!(detail.contains(name), "{detail}");
+            }
+        }
+        other => panic!("{other:?}"),
+    }
+    for name in ["super.0", "super.1", "super.2"] {
+        world.remove(name);
+    }
+    let found = load_superblock(world.disk());
+    assert!(matches!(found, Err(Error::NotAStore { .. })), "{found:?}");
+}
+
+/// A crash between the creation of a pack and the superblock's high-water mark.
+#[test]
+fn a_pack_that_was_being_created_in_a_crash_is_passed_over_and_its_number_is_not_reused() {
+    for header in [vec![], vec![0; 4096], vec![7; 100]] {
+        let mut world = World::new();
+        let ids = world.commit(true, &[text(1, 1_000)]);
+        let torn = PackId::from_raw(world.mark().pack.raw() + 1);
+        world.crash();
+        world.write_file(&pack_name(torn, PackKind::Log), &header);
+        world.index_from_scratch();
+        assert_eq!(world.read_all(&ids), [text(1, 1_000)]);
+        world.commit(true, &[text(2, 1_000)]);
+        assert!(world.mark().pack > torn);
+        world.crash();
+        world.index_from_scratch();
+        assert_eq!(world.mark().lsn.raw(), 2);
+    }
 }

@@ -13,7 +13,7 @@
 //!    (Rot in the very last commit of an unsealed pack cannot be told from a tear, except by the watermark.)
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::files::{list_packs, pack_name, read_exactly};
@@ -446,11 +446,13 @@ impl<'a> State<'a> {
 }
 
 /// Where the footer of a pack of `len` bytes begins; `None` if it does not end with one.
-pub(super) fn sealed_at(file: &dyn DiskFile, len: u64, path: &PathBuf) -> Result<Option<PackOff>> {
+pub(super) fn sealed_at(file: &dyn DiskFile, len: u64, path: &Path) -> Result<Option<PackOff>> {
     let Some(start) = len.checked_sub(TRAILER_LEN as u64) else {
         return Ok(None);
     };
-    let bytes = read_exactly(file, PackOff::from_raw(start), TRAILER_LEN, || path.clone())?;
+    let bytes = read_exactly(file, PackOff::from_raw(start), TRAILER_LEN, || {
+        path.to_owned()
+    })?;
     let trailer = decode_trailer(&bytes, len, &|parts| checksum(Checksum::Footer, parts));
     Ok(trailer.ok().map(|trailer| trailer.footer_off))
 }

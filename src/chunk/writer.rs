@@ -57,6 +57,9 @@ pub(super) fn record_hash(at: Address) -> impl Fn(&[&[u8]]) -> Hash {
     }
 }
 
+/// Where the chunks of a frame are.
+pub(super) type ChunkRows = Vec<(ChunkId, ChunkRow)>;
+
 /// A pack that is open for appending.
 struct OpenPack {
     out: PackWriter,
@@ -108,12 +111,12 @@ impl OpenPack {
         end.saturating_add(more as u64) <= capacity
     }
 
-    /// Appends a frame and returns the rows of its chunks.
+    /// Appends a frame and returns its bytes and the rows of its chunks.
     fn append_frame(
         &mut self,
         superblock: &Superblock,
         frame: &PackedFrame,
-    ) -> Result<(Vec<u8>, Vec<(ChunkId, ChunkRow)>)> {
+    ) -> Result<(Vec<u8>, ChunkRows)> {
         let at = Address {
             store: superblock.store,
             pack: self.out.id(),
@@ -162,12 +165,7 @@ impl OpenPack {
 }
 
 /// The rows of a frame's chunks.
-fn chunk_rows(
-    pack: PackId,
-    frame: PackOff,
-    frame_len: u32,
-    head: &FrameHead,
-) -> Result<Vec<(ChunkId, ChunkRow)>> {
+fn chunk_rows(pack: PackId, frame: PackOff, frame_len: u32, head: &FrameHead) -> Result<ChunkRows> {
     let mut raw_off = 0_u32;
     let mut rows = Vec::with_capacity(head.chunks.len());
     for (idx, chunk) in head.chunks.iter().enumerate() {
@@ -297,7 +295,13 @@ impl Writer {
         let id = self.next_pack;
         let disk = Arc::clone(self.files.disk());
         let name = pack_name(id, kind);
-        let file = disk.create_new(&name)?;
+        let file = disk.create_new(&name).map_err(|error| match error {
+            // To a caller of the engine these two would speak of a file of the tree.
+            Error::Exists | Error::NotFound => {
+                Error::io(format!("create {name}"), std::io::Error::other(error))
+            }
+            other => other,
+        })?;
         let mut out = PackWriter::new(id, kind, Arc::clone(&file));
         let header = PackHeader {
             store: self.superblock.store,
@@ -332,7 +336,7 @@ impl Writer {
     }
 
     /// Appends a frame to the open DATA pack, or to a new one if it is full.
-    pub(super) fn append_data(&mut self, frame: &PackedFrame) -> Result<Vec<(ChunkId, ChunkRow)>> {
+    pub(super) fn append_data(&mut self, frame: &PackedFrame) -> Result<ChunkRows> {
         let need = frame.total_len();
         let capacity = self.capacity();
         let mut pack = match self.data.take() {

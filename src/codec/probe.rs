@@ -61,9 +61,8 @@ fn trial_gains(raw: &[u8]) -> bool {
         };
         out.clear();
         out.reserve(zstd::zstd_safe::compress_bound(raw.len()));
-        let gained = compressor
+        compressor
             .compress_to_buffer(raw, out)
-            .is_ok_and(|len| len <= raw.len() - raw.len() / 50);
-        gained
+            .is_ok_and(|len| len <= raw.len() - raw.len() / 50)
     })
 }

@@ -1,4 +1,11 @@
 //! A store in a temporary directory, an index in memory, and a disk that can be told to fail.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "test support: a failure here is a failed test"
+)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +22,7 @@ use mmhfs::format::superblock::Superblock;
 
 /// What the disk refuses, by the end of the file's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     Sync(&'static str),
     Write(&'static str),
     Full,
@@ -23,7 +30,7 @@ pub enum Fault {
 
 type Faults = Arc<Mutex<Option<Fault>>>;
 
-pub struct FaultyDisk {
+pub(crate) struct FaultyDisk {
     inner: RealDisk,
     fault: Faults,
 }
@@ -35,7 +42,7 @@ struct FaultyFile {
 }
 
 impl FaultyDisk {
-    pub fn fail(&self, fault: Option<Fault>) {
+    pub(crate) fn fail(&self, fault: Option<Fault>) {
         *self.fault.lock().unwrap() = fault;
     }
 
@@ -113,7 +120,7 @@ impl DiskFile for FaultyFile {
 
 /// The index: what was applied, in order.
 #[derive(Default)]
-pub struct Index {
+pub(crate) struct Index {
     rows: Mutex<BTreeMap<ChunkId, ChunkRow>>,
 }
 
@@ -135,7 +142,7 @@ impl Index {
     }
 }
 
-pub struct World {
+pub(crate) struct World {
     dir: tempfile::TempDir,
     disk: Arc<FaultyDisk>,
     index: Arc<Index>,
@@ -146,7 +153,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let disk = Arc::new(FaultyDisk {
             inner: RealDisk::new(dir.path()),
@@ -171,15 +178,15 @@ impl World {
         world
     }
 
-    pub fn store(&self) -> &Arc<ChunkStore> {
+    pub(crate) fn store(&self) -> &Arc<ChunkStore> {
         self.store.as_ref().unwrap()
     }
 
-    pub fn disk(&self) -> &FaultyDisk {
+    pub(crate) fn disk(&self) -> &FaultyDisk {
         &self.disk
     }
 
-    pub fn mark(&self) -> Watermark {
+    pub(crate) fn mark(&self) -> Watermark {
         self.mark
     }
 
@@ -188,12 +195,12 @@ impl World {
     }
 
     /// Ends the process without closing anything.
-    pub fn crash(&mut self) {
+    pub(crate) fn crash(&mut self) {
         self.store = None;
     }
 
     /// Ends the process in order.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.store().seal().unwrap();
         self.store = None;
         let each = &mut |_: Vec<Op>, _| Ok(());
@@ -231,7 +238,7 @@ impl World {
     }
 
     /// Opens the store again with the index as it was.
-    pub fn reopen(&mut self) {
+    pub(crate) fn reopen(&mut self) {
         self.store = None;
         let (index, mut mark) = (Arc::clone(&self.index), self.mark);
         let each = &mut |ops: Vec<Op>, at| {
@@ -250,20 +257,20 @@ impl World {
     }
 
     /// Opens the store again as [`World::close`] left it, without looking at the log.
-    pub fn reopen_as_is(&mut self) {
+    pub(crate) fn reopen_as_is(&mut self) {
         self.store = None;
         self.read_only = false;
         let tail = self.tail.clone().expect("closed before");
         self.open(tail).unwrap();
     }
 
-    pub fn reopen_read_only(&mut self) {
+    pub(crate) fn reopen_read_only(&mut self) {
         self.read_only = true;
         self.reopen();
     }
 
     /// Rebuilds the index from the log and opens the store.
-    pub fn try_index_from_scratch(&mut self) -> Result<()> {
+    pub(crate) fn try_index_from_scratch(&mut self) -> Result<()> {
         self.store = None;
         let index = Arc::new(Index::default());
         let mut mark = Watermark::START;
@@ -282,12 +289,12 @@ impl World {
         self.open(tail)
     }
 
-    pub fn index_from_scratch(&mut self) {
+    pub(crate) fn index_from_scratch(&mut self) {
         self.try_index_from_scratch().unwrap();
     }
 
     /// The commits after `from`; `None` if it does not match the log.
-    pub fn replay_from(&self, from: Watermark) -> Option<Vec<Vec<Op>>> {
+    pub(crate) fn replay_from(&self, from: Watermark) -> Option<Vec<Vec<Op>>> {
         let mut commits = vec![];
         let each = &mut |ops: Vec<Op>, _| {
             commits.push(ops);
@@ -302,7 +309,7 @@ impl World {
         }
     }
 
-    pub fn replayed_ops(&self) -> Vec<Vec<Op>> {
+    pub(crate) fn replayed_ops(&self) -> Vec<Vec<Op>> {
         self.replay_from(Watermark::START).unwrap()
     }
 
@@ -326,38 +333,38 @@ impl World {
         Ok(ids)
     }
 
-    pub fn try_commit(&mut self, inline: bool, pieces: &[Vec<u8>]) -> Result<Vec<ChunkId>> {
+    pub(crate) fn try_commit(&mut self, inline: bool, pieces: &[Vec<u8>]) -> Result<Vec<ChunkId>> {
         self.try_put(inline, PutKind::Data, pieces, vec![])
     }
 
-    pub fn commit(&mut self, inline: bool, pieces: &[Vec<u8>]) -> Vec<ChunkId> {
+    pub(crate) fn commit(&mut self, inline: bool, pieces: &[Vec<u8>]) -> Vec<ChunkId> {
         self.try_commit(inline, pieces).unwrap()
     }
 
-    pub fn commit_nodes(&mut self, inline: bool, pieces: &[Vec<u8>]) -> Vec<ChunkId> {
+    pub(crate) fn commit_nodes(&mut self, inline: bool, pieces: &[Vec<u8>]) -> Vec<ChunkId> {
         self.try_put(inline, PutKind::Node, pieces, vec![]).unwrap()
     }
 
-    pub fn commit_ops(&mut self, ops: Vec<Op>) {
+    pub(crate) fn commit_ops(&mut self, ops: Vec<Op>) {
         self.try_put(true, PutKind::Data, &[], ops).unwrap();
     }
 
-    pub fn many_ops(&self, count: u64) -> Vec<Op> {
+    pub(crate) fn many_ops(&self, count: u64) -> Vec<Op> {
         (0..count)
             .map(|n| Op::Put(Table::Xattr, n.to_be_bytes().to_vec(), noise(n, 100)))
             .collect()
     }
 
-    pub fn read_all(&self, ids: &[ChunkId]) -> Vec<Vec<u8>> {
+    pub(crate) fn read_all(&self, ids: &[ChunkId]) -> Vec<Vec<u8>> {
         let read = |id| self.store().get(id).unwrap().to_vec();
         ids.iter().map(read).collect()
     }
 
-    pub fn row(&self, id: &ChunkId) -> ChunkRow {
+    pub(crate) fn row(&self, id: &ChunkId) -> ChunkRow {
         self.index.chunk(id).unwrap().unwrap()
     }
 
-    pub fn packs(&self, kind: PackKind) -> Vec<PackId> {
+    pub(crate) fn packs(&self, kind: PackKind) -> Vec<PackId> {
         let packs = self.store().packs().unwrap();
         packs
             .iter()
@@ -366,7 +373,7 @@ impl World {
             .collect()
     }
 
-    pub fn scan(&self, id: PackId) -> (ScanReport, Vec<String>) {
+    pub(crate) fn scan(&self, id: PackId) -> (ScanReport, Vec<String>) {
         let mut problems = vec![];
         let each = &mut |found| {
             if let Scanned::Problem { off, detail } = found {
@@ -383,19 +390,19 @@ impl World {
         self.dir.path().join(name)
     }
 
-    pub fn bytes(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn bytes(&self, name: &str) -> Vec<u8> {
         std::fs::read(self.path(name)).unwrap()
     }
 
-    pub fn write_file(&self, name: &str, bytes: &[u8]) {
+    pub(crate) fn write_file(&self, name: &str, bytes: &[u8]) {
         std::fs::write(self.path(name), bytes).unwrap();
     }
 
-    pub fn remove(&self, name: &str) {
+    pub(crate) fn remove(&self, name: &str) {
         std::fs::remove_file(self.path(name)).unwrap();
     }
 
-    pub fn truncate(&self, name: &str, len: u64) {
+    pub(crate) fn truncate(&self, name: &str, len: u64) {
         let file = std::fs::OpenOptions::new()
             .write(true)
             .open(self.path(name))
@@ -403,7 +410,7 @@ impl World {
         file.set_len(len).unwrap();
     }
 
-    pub fn flip(&self, name: &str, at: u64) {
+    pub(crate) fn flip(&self, name: &str, at: u64) {
         let mut bytes = self.bytes(name);
         bytes[usize::try_from(at).unwrap()] ^= 0x10;
         // In place: the store may have the file open.
@@ -417,11 +424,11 @@ impl World {
     }
 
     /// Offset of the first record's span in a pack.
-    pub fn log_start(&self) -> u64 {
+    pub(crate) fn log_start(&self) -> u64 {
         4096
     }
 
-    pub fn all_pack_bytes(&self) -> Vec<(PackId, Vec<u8>)> {
+    pub(crate) fn all_pack_bytes(&self) -> Vec<(PackId, Vec<u8>)> {
         let dir = self.path("packs");
         let mut all: Vec<_> = std::fs::read_dir(dir)
             .unwrap()
@@ -436,7 +443,7 @@ impl World {
         all
     }
 
-    pub fn all_files(&self) -> Vec<(PathBuf, Vec<u8>)> {
+    pub(crate) fn all_files(&self) -> Vec<(PathBuf, Vec<u8>)> {
         fn walk(dir: &Path, found: &mut Vec<(PathBuf, Vec<u8>)>) {
             for entry in std::fs::read_dir(dir).unwrap() {
                 let path = entry.unwrap().path();
@@ -456,7 +463,7 @@ impl World {
 }
 
 /// Bytes that do not compress, another run for each seed.
-pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut x = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     std::iter::repeat_with(|| {
         x ^= x << 13;
@@ -469,11 +476,11 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
 }
 
 /// Bytes that compress, another run for each seed.
-pub fn text(seed: u64, len: u64) -> Vec<u8> {
+pub(crate) fn text(seed: u64, len: u64) -> Vec<u8> {
     let len = usize::try_from(len).unwrap();
     let line = format!("line {seed} of a text that repeats itself; ");
     line.bytes().cycle().take(len).collect()
 }
 
 /// The number before the first record.
-pub const NO_LSN: Lsn = Lsn::from_raw(0);
+pub(crate) const NO_LSN: Lsn = Lsn::from_raw(0);
