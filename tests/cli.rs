@@ -7,10 +7,10 @@
 )]
 
 use std::fs;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use mmhfs::hash::{Checksum, checksum};
 use serde_json::Value;
 
 fn mmhfs(arguments: &[&str]) -> Output {
@@ -83,6 +83,13 @@ impl World {
         (world, seed)
     }
 
+    fn superblocks(&self) -> Vec<PathBuf> {
+        let store = PathBuf::from(self.store());
+        ["super.0", "super.1", "super.2"]
+            .map(|copy| store.join(copy))
+            .into()
+    }
+
     fn packs(&self) -> Vec<PathBuf> {
         let mut packs: Vec<PathBuf> = fs::read_dir(Path::new(&self.store()).join("packs"))
             .unwrap()
@@ -146,14 +153,30 @@ fn a_store_that_is_in_use_is_4() {
 #[test]
 fn a_newer_store_is_6() {
     let world = World::new();
-    // docs/format.md: the version is the 4 bytes after the magic of 8. With the checksum left as it was, the copy
-    // must still be recognised as newer and not as damaged: a checksum may change with the version.
-    for copy in ["super.0", "super.1", "super.2"] {
-        let path = Path::new(&world.store()).join(copy);
-        let file = fs::OpenOptions::new().write(true).open(path).unwrap();
-        file.write_all_at(&9999u32.to_le_bytes(), 8).unwrap();
+    // docs/format.md, "Superblock": format version and least version at 8, the checksum in the last 32 bytes.
+    for path in world.superblocks() {
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[8..12].copy_from_slice(&9999u32.to_le_bytes());
+        bytes[12..16].copy_from_slice(&9999u32.to_le_bytes());
+        let sum = checksum(Checksum::Superblock, &[&bytes[..4064]]);
+        bytes[4064..].copy_from_slice(&sum);
+        fs::write(path, bytes).unwrap();
     }
     assert!(fails(6, &["stats", &world.store()]).contains("9999"));
+}
+
+#[test]
+fn one_good_superblock_is_enough_and_none_is_3() {
+    let world = World::new();
+    let copies = world.superblocks();
+    for path in &copies[1..] {
+        fs::write(path, "cut off").unwrap();
+    }
+    ok(&["stats", &world.store()]);
+    for path in &copies {
+        fs::write(path, "cut off").unwrap();
+    }
+    fails(3, &["stats", &world.store()]);
 }
 
 #[test]
