@@ -1,6 +1,11 @@
 //! Mounting, unmounting, dying and coming back, by the program as users run it. Needs `/dev/fuse`; without it
 //! every test here passes without looking.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a failed test panics"
+)]
 
 use std::fs::{self, File};
 use std::io::Write as _;
