@@ -53,13 +53,16 @@ impl Timestamp {
     }
 }
 
+type Clock = dyn Fn() -> Timestamp + Send + Sync;
+type Chance = dyn Fn(&mut [u8]) + Send + Sync;
+
 /// The source of time and of random bytes that a store is opened with.
 ///
 /// Tests pass their own functions so that one seed gives one run; [`Env::real`] asks the system.
 #[derive(Clone)]
 pub struct Env {
-    now: Arc<dyn Fn() -> Timestamp + Send + Sync>,
-    random: Arc<dyn Fn(&mut [u8]) + Send + Sync>,
+    now: Arc<Clock>,
+    random: Arc<Chance>,
 }
 
 impl Env {

@@ -239,12 +239,34 @@ impl Reader {
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// The codec of a chunk's frame, read from its header, not verified.
-    pub(super) fn codec(&self, row: &ChunkRow) -> Result<u8> {
-        const CODEC_OFF: usize = 9;
-        let head = self.files.read(row.pack, row.frame, CODEC_OFF + 1)?;
-        head.get(CODEC_OFF)
-            .copied()
-            .ok_or(Error::Internal("frame header"))
+    /// Codec and decoded length of a chunk's frame, read from its header, not verified.
+    pub(super) fn frame_facts(&self, row: &ChunkRow) -> Result<(u8, u32)> {
+        // Offsets of docs/format.md, "Frame".
+        let head = self.files.read(row.pack, row.frame, 20)?;
+        match head.as_slice() {
+            [
+                _,
+                _,
+                _,
+                _,
+                _,
+                _,
+                _,
+                _,
+                _,
+                codec,
+                _,
+                _,
+                _,
+                _,
+                _,
+                _,
+                a,
+                b,
+                c,
+                d,
+            ] => Ok((*codec, u32::from_le_bytes([*a, *b, *c, *d]))),
+            _ => Err(Error::Internal("frame header")),
+        }
     }
 }

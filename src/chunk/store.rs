@@ -232,12 +232,13 @@ impl ChunkStore {
         self.reader.damaged()
     }
 
-    /// How the frame of a chunk is compressed.
+    /// How the frame of a chunk is compressed, and its decoded length in bytes.
     ///
     /// # Errors
     /// As [`ChunkStore::get`]; [`Error::Malformed`] for a codec that this program does not know.
-    pub fn codec_of(&self, row: &ChunkRow) -> Result<Codec> {
-        Codec::from_id(self.reader.codec(row)?)
+    pub fn frame_facts(&self, row: &ChunkRow) -> Result<(Codec, u64)> {
+        let (codec, raw_len) = self.reader.frame_facts(row)?;
+        Ok((Codec::from_id(codec)?, u64::from(raw_len)))
     }
 
     /// The superblock as it was when the store was opened.

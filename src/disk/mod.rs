@@ -10,5 +10,5 @@ pub use plain::{
     PlainFacts, PlainFile, PlainId, PlainKind, PlainXattrs, plain_facts, plain_link_target,
     plain_names, plain_root, plain_xattrs,
 };
-pub use real::RealDisk;
+pub use real::{RealDisk, create_dirs, files_len, owner_of, remove_tree};
 pub use traits::{Access, Disk, DiskFile, Space};

@@ -181,3 +181,52 @@ impl DiskFile for RealFile {
         }
     }
 }
+
+/// User and group that own a file or directory.
+///
+/// # Errors
+/// [`Error::Io`] that names the path.
+pub fn owner_of(path: &Path) -> Result<(u32, u32)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let facts =
+        std::fs::metadata(path).map_err(|e| Error::io(format!("stat {}", path.display()), e))?;
+    Ok((facts.uid(), facts.gid()))
+}
+
+/// Removes a directory with everything in it; one that does not exist is fine.
+///
+/// # Errors
+/// [`Error::Io`] that names the path.
+pub fn remove_tree(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io(format!("remove {}", path.display()), e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Sum of the lengths of the files in a directory, without its subdirectories; 0 if there is none.
+///
+/// # Errors
+/// [`Error::Io`] that names the path.
+pub fn files_len(path: &Path) -> Result<u64> {
+    let Ok(entries) = std::fs::read_dir(path) else {
+        return Ok(0);
+    };
+    let mut sum = 0_u64;
+    for entry in entries {
+        let entry = entry.map_err(|e| Error::io(format!("list {}", path.display()), e))?;
+        // A file that goes away meanwhile no longer counts.
+        sum = sum.saturating_add(entry.metadata().map_or(0, |facts| facts.len()));
+    }
+    Ok(sum)
+}
+
+/// Creates a directory and those above it; one that exists is left as it is.
+///
+/// # Errors
+/// [`Error::Io`] that names the path.
+pub fn create_dirs(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(|e| Error::io(format!("create {}", path.display()), e))
+}

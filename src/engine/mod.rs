@@ -1,5 +1,154 @@
-//! POSIX semantics with no FUSE in sight.
+//! POSIX semantics on top of the chunk store, with no FUSE in sight.
 
+mod acl;
+mod change;
+mod commit;
+mod extents;
+mod facts;
+mod handles;
+mod inode;
+mod layer;
+mod names;
+mod open;
+mod ops;
 mod plain_seed;
+mod snap;
+mod types;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+pub use open::{AtimePolicy, Config, InitOptions};
+pub use types::{
+    Allocate, Caller, Change, CheckReport, DiffItem, DirItem, FileFacts, FileKind, Handle, NewNode,
+    OpenHow, Problem, Progress, RenameHow, Seek, SetAttr, SetTime, SnapshotInfo, Stat, StatFs,
+    Stats, WriteHow, XattrMode,
+};
+
+use crate::base::{Env, Error, Ino, Result};
+use crate::chunk::ChunkStore;
+use crate::disk::{Disk, StoreLock};
+use crate::format::keys;
+use crate::format::rows::{InodeRow, Table};
+use crate::format::superblock::Superblock;
+use crate::meta::{Index, Overlays, Rows};
 
 pub use plain_seed::{PlainSeed, PlainSeedOptions, PlainSeedProgress, seed_of_dir};
+
+use commit::CommitGate;
+use handles::Handles;
+use inode::{Inode, InodeCache};
+use snap::{NodeCache, Virtual};
+
+/// An open store and the tree in it.
+///
+/// All operations take `&self` and may be called from any number of threads.
+pub struct Engine {
+    env: Env,
+    config: Config,
+    path: PathBuf,
+    disk: Arc<dyn Disk>,
+    superblock: Superblock,
+    store: Arc<ChunkStore>,
+    live: Overlays,
+    inodes: InodeCache,
+    handles: Handles,
+    /// Held for reading by every change for the moments in which it edits memory, and for writing by the
+    /// commit while it freezes: what is frozen is a prefix of the history (I11). Taken after inode locks;
+    /// no disk is touched while it is held.
+    barrier: RwLock<()>,
+    /// Files whose active layer is not empty.
+    dirty: Mutex<Vec<Arc<Inode>>>,
+    dirty_bytes: AtomicU64,
+    epoch: AtomicU64,
+    next_ino: AtomicU64,
+    /// Whether any directory has, or had, two names with one hash.
+    collisions: AtomicBool,
+    gate: CommitGate,
+    /// Held by each rename, so that two of them cannot make a loop of directories.
+    renames: Mutex<()>,
+    /// Inodes without names that the kernel may still use.
+    orphans: Mutex<HashSet<Ino>>,
+    /// Held while a snapshot is taken or deleted.
+    snapshots: Mutex<()>,
+    nodes: NodeCache,
+    virtuals: Virtual,
+    root: Ino,
+    halted: Mutex<Option<String>>,
+    closed: AtomicBool,
+    lock: Mutex<Option<StoreLock>>,
+    /// Bytes that may still be accepted before the backing disk is asked for its room again.
+    space_checked: AtomicU64,
+}
+
+impl Engine {
+    /// Why the store accepts no more changes, if so.
+    #[must_use]
+    pub fn halted(&self) -> Option<String> {
+        self.halted.lock().clone()
+    }
+
+    /// The inode number of the root of the tree that is mounted.
+    #[must_use]
+    pub fn root(&self) -> Ino {
+        self.root
+    }
+
+    /// The directory of the store.
+    #[must_use]
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
+    /// Lets the store accept no more changes: its state in memory may be wrong.
+    pub fn halt(&self, why: impl Into<String>) {
+        let why = why.into();
+        log::error!("the store accepts no more changes: {why}");
+        self.halted.lock().get_or_insert(why);
+    }
+
+    fn index(&self) -> &Arc<Index> {
+        self.live.index()
+    }
+
+    /// The inode `ino` of the live tree.
+    ///
+    /// # Errors
+    /// [`Error::Stale`] if there is none.
+    fn inode(&self, ino: Ino) -> Result<Arc<Inode>> {
+        if let Some(inode) = self.inodes.get(ino) {
+            return Ok(inode);
+        }
+        let row = self
+            .live
+            .get(Table::Inode, &keys::inode(ino))?
+            .ok_or(Error::Stale)?;
+        Ok(self.inodes.insert(Inode::new(ino, InodeRow::decode(&row)?)))
+    }
+
+    /// Fails if the store accepts no changes.
+    fn check_writable(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Stale);
+        }
+        if self.config.read_only {
+            return Err(Error::ReadOnly("mounted read-only"));
+        }
+        match &*self.halted.lock() {
+            Some(why) => Err(Error::Halted(why.clone())),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}

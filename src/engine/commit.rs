@@ -1,0 +1,495 @@
+//! Commit: what makes changes durable, in the order in which it does (docs/architecture.md).
+//!
+//! 1. freeze: under the barrier, the overlay and all active layers are set aside. 2. store: frozen bytes
+//! become chunks in frames. 3. log: data packs are synced, the record is appended, one fdatasync. 4. apply:
+//! the rows go to the index, what was frozen is dropped, the waiters are answered.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::Engine;
+use super::extents::ExtentEdits;
+use super::inode::Inode;
+use super::layer::{Layer, Piece};
+use crate::base::limits::{
+    CHUNK_LEN_MAX, COMMIT_INTERVAL_MS, DIRTY_WAIT_LEN, INLINE_COMMIT_LEN_MAX, PENDING_META_WAIT_LEN,
+};
+use crate::base::{Error, FileOff, Ino, Result};
+use crate::chunk::{Batch, Committed, Durable, PutKind, cut};
+use crate::format::keys;
+use crate::format::rows::{ExtentRow, InodeRow, Kind, Op, Table, encode_counter};
+use crate::meta::Index;
+
+/// Bytes that are chunked and stored at a time.
+const WINDOW_LEN: usize = 8 << 20;
+
+/// Who commits, and up to where commits have got.
+#[derive(Debug, Default)]
+pub(crate) struct CommitGate {
+    state: Mutex<GateState>,
+    changed: Condvar,
+    /// Wakes the timer thread only, so that the end of one commit is not the cause of another.
+    timer: Condvar,
+    kicked: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct GateState {
+    running: bool,
+    /// All epochs up to this one are durable and in the index.
+    done: u64,
+    runs: u64,
+    /// The last run that failed, and how.
+    failed: Option<(u64, Failure)>,
+    /// What a failed run left behind: it is tried again before anything newer is frozen.
+    frozen: Option<Frozen>,
+    stop: bool,
+}
+
+/// Enough of an error to give it to every waiter.
+#[derive(Clone, Debug)]
+enum Failure {
+    NoSpace,
+    Other(String),
+}
+
+impl Failure {
+    fn of(error: &Error) -> Self {
+        match error {
+            Error::NoSpace => Self::NoSpace,
+            other => Self::Other(other.to_string()),
+        }
+    }
+
+    fn error(&self) -> Error {
+        match self {
+            Self::NoSpace => Error::NoSpace,
+            Self::Other(text) => Error::io("commit", std::io::Error::other(text.clone())),
+        }
+    }
+}
+
+/// What one commit takes to the log.
+#[derive(Clone, Debug)]
+struct Frozen {
+    epoch: u64,
+    files: Vec<(Arc<Inode>, Arc<Layer>)>,
+    data_len: u64,
+    next_ino: u64,
+}
+
+impl CommitGate {
+    /// Asks the timer thread to commit soon.
+    pub(crate) fn kick(&self) {
+        if !self.kicked.swap(true, Ordering::AcqRel) {
+            // Under the lock, or the timer thread could go to sleep between its look and this call.
+            let _state = self.state.lock();
+            self.timer.notify_all();
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        self.state.lock().stop = true;
+        self.timer.notify_all();
+    }
+}
+
+impl Engine {
+    /// Makes everything that was changed before this call durable.
+    pub(crate) fn commit(&self) -> Result<()> {
+        self.commit_through(self.epoch.load(Ordering::Acquire))
+    }
+
+    /// Makes everything up to `epoch` durable: leads a commit or waits for the one that is running.
+    pub(crate) fn commit_through(&self, epoch: u64) -> Result<()> {
+        let mut gate = self.gate.state.lock();
+        let entered = gate.runs;
+        loop {
+            if gate.done >= epoch {
+                return Ok(());
+            }
+            // A failure is told to everyone who waited for that run; it is never turned into a success (D1).
+            if let Some((run, failure)) = &gate.failed
+                && *run > entered
+            {
+                return Err(failure.error());
+            }
+            if gate.running {
+                self.gate.changed.wait(&mut gate);
+                continue;
+            }
+            gate.running = true;
+            gate.runs += 1;
+            let (run, retry) = (gate.runs, gate.frozen.take());
+            drop(gate);
+            let result = self.run_commit(retry, Vec::new());
+            gate = self.gate.state.lock();
+            gate.running = false;
+            match result {
+                Ok(done) => gate.done = gate.done.max(done),
+                Err((frozen, error)) => {
+                    log::error!("commit failed: {error}");
+                    gate.failed = Some((run, Failure::of(&error)));
+                    gate.frozen = Some(frozen);
+                }
+            }
+            self.gate.changed.notify_all();
+        }
+    }
+
+    /// Commits everything together with the operations that `extra` names.
+    pub(crate) fn commit_with(&self, extra: impl FnOnce(&Index) -> Vec<Op>) -> Result<()> {
+        // What an earlier failure has left behind goes first, in a commit of its own.
+        self.commit()?;
+        let mut left = None;
+        let result = self.exclusive(|| match self.run_commit(None, extra(self.index())) {
+            Ok(done) => {
+                let mut gate = self.gate.state.lock();
+                gate.done = gate.done.max(done);
+                Ok(())
+            }
+            Err((frozen, error)) => {
+                left = Some(frozen);
+                Err(error)
+            }
+        });
+        if let Some(frozen) = left {
+            self.gate.state.lock().frozen = Some(frozen);
+        }
+        result
+    }
+
+    /// Runs `work` between two commits.
+    pub(crate) fn exclusive<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let mut gate = self.gate.state.lock();
+        while gate.running {
+            self.gate.changed.wait(&mut gate);
+        }
+        gate.running = true;
+        drop(gate);
+        let result = work();
+        self.gate.state.lock().running = false;
+        self.gate.changed.notify_all();
+        result
+    }
+
+    /// Puts a commit that is in the log into the index.
+    pub(crate) fn apply_durable(&self, durable: &Durable<Committed>) -> Result<()> {
+        let applied = self
+            .index()
+            .apply(&durable.ops, &durable.watermark.encode());
+        if let Err(error) = &applied {
+            // The log has it, the index does not: reads go on from the overlay, changes must wait for a reopen.
+            *self.halted.lock() = Some(error.to_string());
+        }
+        applied
+    }
+
+    /// Waits while more is pending than memory should hold.
+    ///
+    /// # Errors
+    /// The error of a failing commit: what cannot be stored is not accepted either.
+    pub(crate) fn throttle(&self) -> Result<()> {
+        let full = || {
+            self.dirty_bytes.load(Ordering::Relaxed) >= DIRTY_WAIT_LEN
+                || self.live.pending_bytes() >= PENDING_META_WAIT_LEN
+        };
+        if full() { self.commit() } else { Ok(()) }
+    }
+
+    /// The body of the thread that commits every few seconds and when it is asked to.
+    pub(crate) fn commit_timer(&self) {
+        loop {
+            let mut gate = self.gate.state.lock();
+            if gate.stop {
+                return;
+            }
+            if !self.gate.kicked.load(Ordering::Acquire) {
+                self.gate
+                    .timer
+                    .wait_for(&mut gate, Duration::from_millis(COMMIT_INTERVAL_MS));
+                if gate.stop {
+                    return;
+                }
+            }
+            drop(gate);
+            self.gate.kicked.store(false, Ordering::Release);
+            if self.halted.lock().is_none() {
+                // The failure is logged and kept for the next fsync; the changes stay in memory.
+                let _ = self.commit();
+            }
+        }
+    }
+
+    /// Freezes, stores, logs, applies. On failure gives back what is to be tried again.
+    fn run_commit(
+        &self,
+        retry: Option<Frozen>,
+        extra: Vec<Op>,
+    ) -> std::result::Result<u64, (Frozen, Error)> {
+        let frozen = retry.unwrap_or_else(|| self.freeze());
+        match self.log_frozen(&frozen, extra) {
+            Ok(()) => {
+                self.inodes
+                    .committed
+                    .fetch_max(frozen.epoch, Ordering::AcqRel);
+                Ok(frozen.epoch)
+            }
+            Err(error) => Err((frozen, error)),
+        }
+    }
+
+    /// Sets everything that has changed aside. Nothing can change meanwhile: the barrier is ours.
+    fn freeze(&self) -> Frozen {
+        let barrier = self.barrier.write();
+        let epoch = self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.live.freeze();
+        let dirty = std::mem::take(&mut *self.dirty.lock());
+        let mut files = Vec::with_capacity(dirty.len());
+        let mut data_len = 0;
+        for inode in dirty {
+            let mut layers = inode.layers.lock();
+            if layers.active.is_empty() {
+                continue;
+            }
+            let layer = Arc::new(std::mem::take(&mut layers.active));
+            data_len += layer.data_len();
+            layers.frozen = Some(Arc::clone(&layer));
+            drop(layers);
+            files.push((inode, layer));
+        }
+        let next_ino = self.next_ino.load(Ordering::Acquire);
+        drop(barrier);
+        files.sort_by_key(|(inode, _)| inode.ino);
+        Frozen {
+            epoch,
+            files,
+            data_len,
+            next_ino,
+        }
+    }
+
+    fn log_frozen(&self, frozen: &Frozen, mut extra: Vec<Op>) -> Result<()> {
+        let mut rows = self.live.frozen_ops();
+        if rows.is_empty() && frozen.files.is_empty() && extra.is_empty() {
+            self.live.drop_frozen();
+            return Ok(());
+        }
+        let mut batch = self.store.begin(frozen.data_len <= INLINE_COMMIT_LEN_MAX)?;
+        let edits = self.store_files(frozen, &mut batch)?;
+        let mapped = self.settle_mapped(&mut rows, &edits)?;
+        let mut ops = Vec::with_capacity(rows.len() + 16);
+        for (_, edit) in edits {
+            edit.into_ops(&mut ops);
+        }
+        // Rows come after extents: a file that went away in this epoch takes its new extents with it.
+        ops.append(&mut rows);
+        let next_ino = encode_counter(frozen.next_ino).to_vec();
+        ops.push(Op::Put(
+            Table::Counter,
+            keys::counter(keys::COUNTER_NEXT_INO),
+            next_ino,
+        ));
+        ops.append(&mut extra);
+        let durable = self.store.finish(batch, ops)?;
+        self.apply_durable(&durable)?;
+        for (inode, layer) in &frozen.files {
+            let mut layers = inode.layers.lock();
+            layers.frozen = None;
+            if let Some(mapped) = mapped.get(&inode.ino) {
+                layers.mapped = *mapped;
+            }
+            drop(layers);
+            self.dirty_bytes
+                .fetch_sub(layer.data_len(), Ordering::Relaxed);
+        }
+        self.live.drop_frozen();
+        Ok(())
+    }
+
+    /// Writes the number of mapped bytes into the inode rows, now that it is known.
+    fn settle_mapped(
+        &self,
+        rows: &mut [Op],
+        edits: &BTreeMap<Ino, ExtentEdits>,
+    ) -> Result<BTreeMap<Ino, u64>> {
+        let mut settled = BTreeMap::new();
+        for op in rows {
+            let Op::Put(Table::Inode, key, value) = op else {
+                continue;
+            };
+            let ino = keys::parse_inode(key)?;
+            let mut row = InodeRow::decode(value)?;
+            if row.attrs.kind != Kind::File {
+                continue;
+            }
+            if let Some(inode) = self.inodes.get(ino) {
+                let before = inode.layers.lock().mapped;
+                let delta = edits.get(&ino).map_or(0, ExtentEdits::mapped_delta);
+                row.mapped = before.saturating_add_signed(delta);
+                settled.insert(ino, row.mapped);
+                *value = row.encode();
+            }
+        }
+        Ok(settled)
+    }
+
+    fn store_files(
+        &self,
+        frozen: &Frozen,
+        batch: &mut Batch,
+    ) -> Result<BTreeMap<Ino, ExtentEdits>> {
+        let mut edits: BTreeMap<Ino, ExtentEdits> = BTreeMap::new();
+        let mut window = Window::default();
+        for (inode, layer) in &frozen.files {
+            for (off, piece) in layer.iter() {
+                match piece {
+                    Piece::Data(bytes) => {
+                        window.push(self, batch, &mut edits, inode.ino, off, bytes)?
+                    }
+                    Piece::Hole(len) => {
+                        let edit = edits
+                            .entry(inode.ino)
+                            .or_insert_with(|| ExtentEdits::new(inode.ino));
+                        if off.saturating_add(*len) >= FileOff::MAX.raw() {
+                            edit.truncate(self.index().as_ref(), off)?;
+                        } else {
+                            edit.replace(self.index().as_ref(), off..off + len, &[])?;
+                        }
+                    }
+                    Piece::Chunk {
+                        id,
+                        off: chunk_off,
+                        len,
+                    } => {
+                        let edit = edits
+                            .entry(inode.ino)
+                            .or_insert_with(|| ExtentEdits::new(inode.ino));
+                        let extent = ExtentRow {
+                            len: *len,
+                            chunk: *id,
+                            chunk_off: *chunk_off,
+                        };
+                        edit.replace(
+                            self.index().as_ref(),
+                            off..off + u64::from(*len),
+                            &[(off, extent)],
+                        )?;
+                    }
+                }
+            }
+        }
+        window.flush(self, batch, &mut edits, true)?;
+        Ok(edits)
+    }
+}
+
+/// Runs of file bytes that wait to be chunked, hashed and stored together, so that all cores have work
+/// and small files share frames.
+#[derive(Default)]
+struct Window {
+    runs: Vec<Run>,
+    len: usize,
+}
+
+struct Run {
+    ino: Ino,
+    off: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window {
+    fn push(
+        &mut self,
+        engine: &Engine,
+        batch: &mut Batch,
+        edits: &mut BTreeMap<Ino, ExtentEdits>,
+        ino: Ino,
+        off: u64,
+        bytes: &[u8],
+    ) -> Result<()> {
+        match self.runs.last_mut() {
+            Some(run) if run.ino == ino && run.off + run.bytes.len() as u64 == off => {
+                run.bytes.extend_from_slice(bytes);
+            }
+            _ => self.runs.push(Run {
+                ino,
+                off,
+                bytes: bytes.to_vec(),
+            }),
+        }
+        self.len += bytes.len();
+        if self.len >= WINDOW_LEN {
+            self.flush(engine, batch, edits, false)?;
+        }
+        Ok(())
+    }
+
+    /// Stores what is there. Unless it is the end, the tail of the last run waits for what follows it, so
+    /// that windows do not show in the cut points.
+    fn flush(
+        &mut self,
+        engine: &Engine,
+        batch: &mut Batch,
+        edits: &mut BTreeMap<Ino, ExtentEdits>,
+        end: bool,
+    ) -> Result<()> {
+        let runs = std::mem::take(&mut self.runs);
+        self.len = 0;
+        let last = runs.len().saturating_sub(1);
+        let mut pieces: Vec<&[u8]> = Vec::new();
+        let mut places: Vec<(Ino, u64)> = Vec::new();
+        let mut rest: Option<Run> = None;
+        for (n, run) in runs.iter().enumerate() {
+            let lens = cut(
+                &run.bytes,
+                FileOff::from_raw(run.off),
+                &engine.superblock.chunker,
+            );
+            let keep_tail = n == last && !end;
+            let mut at = 0;
+            for len in lens {
+                let Some(piece) = run.bytes.get(at..at + len) else {
+                    break;
+                };
+                let off = run.off + at as u64;
+                if keep_tail && run.bytes.len() - at < CHUNK_LEN_MAX {
+                    rest = Some(Run {
+                        ino: run.ino,
+                        off,
+                        bytes: run.bytes.get(at..).unwrap_or_default().to_vec(),
+                    });
+                    break;
+                }
+                pieces.push(piece);
+                places.push((run.ino, off));
+                at += len;
+            }
+        }
+        let ids = engine.store.put(batch, PutKind::Data, &pieces)?;
+        for ((piece, (ino, off)), id) in pieces.iter().zip(&places).zip(ids) {
+            let len = u32::try_from(piece.len())
+                .map_err(|_| Error::Internal("chunk longer than 4 GiB"))?;
+            let edit = edits.entry(*ino).or_insert_with(|| ExtentEdits::new(*ino));
+            let extent = ExtentRow {
+                len,
+                chunk: id,
+                chunk_off: 0,
+            };
+            edit.replace(
+                engine.index().as_ref(),
+                *off..*off + u64::from(len),
+                &[(*off, extent)],
+            )?;
+        }
+        if let Some(rest) = rest {
+            self.len = rest.bytes.len();
+            self.runs.push(rest);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,167 @@
+//! Removing names, and inodes once nothing refers to them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::base::{Error, Ino, Result, Slot};
+use crate::engine::Engine;
+use crate::engine::change::ChangeSet;
+use crate::engine::inode::{Inode, Locked, State};
+use crate::engine::names::is_reserved;
+use crate::engine::ops::create::check_dir;
+use crate::format::keys;
+use crate::format::rows::{DirentRow, FLAG_APPEND, FLAG_IMMUTABLE, Kind, Table};
+use crate::meta::Rows;
+
+impl Engine {
+    /// Removes a name of something that is not a directory.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::IsDirectory`], [`Error::NotPermitted`].
+    pub fn unlink(&self, dir: Ino, name: &[u8]) -> Result<()> {
+        self.remove(dir, name, false)
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::NotDirectory`], [`Error::NotEmpty`], [`Error::NotPermitted`].
+    pub fn rmdir(&self, dir: Ino, name: &[u8]) -> Result<()> {
+        self.remove(dir, name, true)
+    }
+
+    fn remove(&self, dir: Ino, name: &[u8], want_dir: bool) -> Result<()> {
+        self.refuse_virtual(dir)?;
+        self.check_writable()?;
+        if is_reserved(dir, name) {
+            return Err(Error::NotPermitted("the directory of the snapshots"));
+        }
+        match name {
+            b"." => return Err(Error::Invalid("'.' cannot be removed")),
+            b".." => return Err(Error::NotEmpty),
+            _ => {}
+        }
+        self.throttle()?;
+        let (mut locked, slot, row) = self.lock_entry(dir, name)?;
+        check_dir(locked.get(dir)?.1, false)?;
+        let (_, state) = locked.get(row.ino)?;
+        match (want_dir, row.kind == Kind::Dir) {
+            (true, false) => return Err(Error::NotDirectory),
+            (false, true) => return Err(Error::IsDirectory),
+            (true, true) if state.row.attrs.size > 0 => return Err(Error::NotEmpty),
+            _ => {}
+        }
+        if state.row.attrs.flags & (FLAG_IMMUTABLE | FLAG_APPEND) != 0 {
+            return Err(Error::NotPermitted("immutable or append-only"));
+        }
+        let now = self.env.now();
+        let mut change = self.change();
+        change.del_entry(dir, slot, row.ino);
+        let (inode, state) = locked.get(row.ino)?;
+        state.row.attrs.ctime = now;
+        self.drop_name(&mut change, inode, state);
+        let (parent, state) = locked.get(dir)?;
+        state.row.attrs.size = state.row.attrs.size.saturating_sub(1);
+        state.row.attrs.mtime = now;
+        state.row.attrs.ctime = now;
+        if row.kind == Kind::Dir {
+            state.row.nlink = state.row.nlink.saturating_sub(1);
+        }
+        change.put_inode(parent, state);
+        change.apply();
+        Ok(())
+    }
+
+    /// Locks a directory and the inode of its entry `name`, in order, whatever happens meanwhile.
+    pub(crate) fn lock_entry(&self, dir: Ino, name: &[u8]) -> Result<(Locked, Slot, DirentRow)> {
+        let parent = self.inode(dir)?;
+        loop {
+            let (_, row) = {
+                let _state = parent.state.read();
+                self.find(dir, name)?.ok_or(Error::NotFound)?
+            };
+            let child = match self.inode(row.ino) {
+                Err(Error::Stale) => continue,
+                other => other?,
+            };
+            let locked = Locked::new([Arc::clone(&parent), child]);
+            match self.find(dir, name)? {
+                Some((slot, now)) if now.ino == row.ino => return Ok((locked, slot, now)),
+                Some(_) => {}
+                None => return Err(Error::NotFound),
+            }
+        }
+    }
+
+    /// Takes one name from an inode whose entry was removed in this change; without names and handles its
+    /// rows go too.
+    pub(crate) fn drop_name(
+        &self,
+        change: &mut ChangeSet<'_>,
+        inode: &Arc<Inode>,
+        state: &mut State,
+    ) {
+        let left = match state.row.attrs.kind {
+            Kind::Dir => 0,
+            _ => state.row.nlink.saturating_sub(1),
+        };
+        state.row.nlink = left;
+        if left > 0 {
+            change.put_inode(inode, state);
+            return;
+        }
+        // The kernel still knows the inode and may have it open. It stays until the kernel forgets it, and
+        // does not survive a crash: opening a store removes orphans.
+        change.put_inode(inode, state);
+        change.set_orphan(inode.ino, true);
+        self.orphans.lock().insert(inode.ino);
+    }
+
+    /// The kernel has dropped `count` references to an inode.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        if self.virtual_forget(ino, count) {
+            return;
+        }
+        if self.orphans.lock().contains(&ino)
+            && let Ok(inode) = self.inode(ino)
+        {
+            self.reap(&inode);
+        }
+    }
+
+    /// Removes an inode without names once nothing has it open.
+    pub(crate) fn reap(&self, inode: &Arc<Inode>) {
+        let mut guard = inode.write();
+        if guard.gone || guard.row.nlink > 0 || inode.opens.load(Ordering::Acquire) > 0 {
+            return;
+        }
+        let mut change = self.change();
+        change.set_orphan(inode.ino, false);
+        change.del_inode(inode, &mut guard);
+        change.apply();
+        self.orphans.lock().remove(&inode.ino);
+        self.inodes.remove(inode.ino);
+    }
+
+    /// Removes what was open without a name when the store was last closed or the machine stopped.
+    pub(crate) fn reap_orphans(&self) -> Result<()> {
+        loop {
+            let page = self.live.scan(Table::Orphan, &[], &[0xff; 9], 256)?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            for (key, _) in page {
+                let ino = keys::parse_inode(&key)?;
+                match self.inode(ino) {
+                    Ok(inode) => self.reap(&inode),
+                    Err(Error::Stale) => {
+                        let mut change = self.change();
+                        change.set_orphan(ino, false);
+                        change.apply();
+                    }
+                    Err(other) => return Err(other),
+                }
+            }
+        }
+    }
+}

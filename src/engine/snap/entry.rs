@@ -1,0 +1,419 @@
+//! Turning a live inode into an entry of a snapshot, digests included.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::tree::{Tree, entry_kind, read_extents};
+use crate::base::limits::{
+    INLINE_EXTENTS_FILE_LEN_MAX, INLINE_EXTENTS_MAX, SEGMENT_LEN, SUBTREE_LEN,
+};
+use crate::base::{ByteLen, ChunkId, Digest, Error, Ino, Result};
+use crate::chunk::ChunkStore;
+use crate::engine::extents::{clip, clipped};
+use crate::format::keys;
+use crate::format::node::{Body, DirBody, Entry, FileNode, Node, SegmentNode};
+use crate::format::rows::{ExtentRow, FLAG_HAS_XATTRS, InodeRow, Kind, SnapFileRow, Table};
+use crate::hash::{self, FileHasher, NodeAttrs};
+use crate::meta::{Rows, SEGMENT_ALL, View, for_each_row};
+
+/// What an entry needs beside itself.
+pub(crate) struct Built {
+    pub(crate) entry: Entry,
+    /// Nodes to store, children before parents.
+    pub(crate) nodes: Vec<Node>,
+    /// The file node, if the file has one.
+    pub(crate) file: Option<ChunkId>,
+}
+
+/// What a snapshot reads from.
+pub(crate) struct Source<'a> {
+    pub(crate) view: &'a View<'a>,
+    pub(crate) store: &'a ChunkStore,
+    pub(crate) tree: &'a Tree<'a>,
+}
+
+impl Source<'_> {
+    /// The row of an inode, `None` if it is gone.
+    pub(crate) fn inode(&self, ino: Ino) -> Result<Option<InodeRow>> {
+        self.view
+            .get(Table::Inode, &keys::inode(ino))?
+            .map(|row| InodeRow::decode(&row))
+            .transpose()
+    }
+
+    /// The xattrs of an inode, sorted by name.
+    pub(crate) fn xattrs(&self, ino: Ino, row: &InodeRow) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let mut xattrs = Vec::new();
+        if row.attrs.flags & FLAG_HAS_XATTRS != 0 {
+            let (from, to) = keys::ino_range(ino);
+            for_each_row(self.view, Table::Xattr, &from, &to, &mut |key, value| {
+                xattrs.push((keys::parse_xattr(key)?.1.to_vec(), value.to_vec()));
+                Ok(true)
+            })?;
+        }
+        Ok(xattrs)
+    }
+
+    /// The entry of anything but a directory. `dirty` lists the changed segments of a file.
+    pub(crate) fn entry(
+        &self,
+        name: &[u8],
+        ino: Ino,
+        row: &InodeRow,
+        dirty: Option<&BTreeSet<u64>>,
+    ) -> Result<Built> {
+        let kind = entry_kind(row.attrs.kind, row.attrs.mode);
+        let mut nodes = Vec::new();
+        let mut file = None;
+        let (content, body) = match row.attrs.kind {
+            Kind::File => {
+                let (content, body) = self.file(ino, row.attrs.size, dirty, &mut nodes)?;
+                if let Body::File(id) = &body {
+                    file = Some(*id);
+                }
+                (content, body)
+            }
+            Kind::Symlink => (
+                hash::symlink_content(&row.target),
+                Body::Symlink(row.target.clone()),
+            ),
+            Kind::Dir => return Err(Error::Internal("a directory was taken for something else")),
+            Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => {
+                (hash::special_content(kind), Body::Special)
+            }
+        };
+        let xattrs = self.xattrs(ino, row)?;
+        let full = hash::node_full(kind, content, &node_attrs(row, &xattrs));
+        let entry = new_entry(name, ino, row, xattrs, content, full, body);
+        Ok(Built { entry, nodes, file })
+    }
+
+    /// The content digest of a file and where its extents go.
+    fn file(
+        &self,
+        ino: Ino,
+        size: u64,
+        dirty: Option<&BTreeSet<u64>>,
+        nodes: &mut Vec<Node>,
+    ) -> Result<(Digest, Body)> {
+        if size <= INLINE_EXTENTS_FILE_LEN_MAX {
+            let extents = clipped(self.view, ino, 0..size)?;
+            if extents.len() <= INLINE_EXTENTS_MAX {
+                let mut bytes = Vec::new();
+                read_extents(self.store, &extents, 0..size, &mut bytes)?;
+                let root = hash::subtree_digest(&bytes);
+                return Ok((
+                    hash::file_content(ByteLen::from_raw(size), root),
+                    Body::Inline(extents),
+                ));
+            }
+        }
+        let old = self.old_file(ino)?;
+        let segments = self.segments(ino, size, dirty, old.as_ref())?;
+        let digests: Vec<(u64, Digest)> = segments.iter().map(|s| (s.idx, s.digest)).collect();
+        let content = hash::sparse_file_content(
+            ByteLen::from_raw(size),
+            ByteLen::from_raw(SEGMENT_LEN),
+            digests,
+        )?;
+        let mut list = Vec::with_capacity(segments.len());
+        for segment in segments {
+            let id = match (segment.kept, segment.node) {
+                (Some(id), _) => id,
+                (None, Some(node)) => {
+                    let node = Node::Segment(node);
+                    let id = hash::node_id(&node.encode());
+                    nodes.push(node);
+                    id
+                }
+                (None, None) => return Err(Error::Internal("a segment without a node")),
+            };
+            list.push((segment.idx, id, segment.digest));
+        }
+        let node = Node::File(FileNode {
+            size,
+            segments: list,
+        });
+        let id = hash::node_id(&node.encode());
+        nodes.push(node);
+        Ok((content, Body::File(id)))
+    }
+
+    /// The file's node in the last snapshot.
+    fn old_file(&self, ino: Ino) -> Result<Option<FileNode>> {
+        let Some(row) = self.view.get(Table::SnapFile, &keys::inode(ino))? else {
+            return Ok(None);
+        };
+        match &*self.tree.node(&SnapFileRow::decode(&row)?.node)? {
+            Node::File(file) => Ok(Some(file.clone())),
+            _ => Err(Error::Malformed {
+                what: "snapshot",
+                detail: "a file holds another kind of node",
+            }),
+        }
+    }
+
+    /// The segments that are not wholly holes, ascending.
+    fn segments(
+        &self,
+        ino: Ino,
+        size: u64,
+        dirty: Option<&BTreeSet<u64>>,
+        old: Option<&FileNode>,
+    ) -> Result<Vec<Segment>> {
+        let all = old.is_none() || dirty.is_some_and(|d| d.contains(&SEGMENT_ALL));
+        let mut changed: BTreeSet<u64> = dirty.cloned().unwrap_or_default();
+        if let Some(old) = old
+            && old.size != size
+        {
+            // The segments that hold the old and the new end have another length now.
+            changed.insert(old.size.saturating_sub(1) / SEGMENT_LEN);
+            changed.insert(size.saturating_sub(1) / SEGMENT_LEN);
+        }
+        if all {
+            changed = self.mapped_segments(ino, size)?;
+        }
+        let known = |idx: u64| {
+            let segments = &old?.segments;
+            let at = segments.binary_search_by_key(&idx, |(i, _, _)| *i).ok()?;
+            segments.get(at)
+        };
+        let mut out: Vec<Segment> = Vec::new();
+        if !all {
+            let kept = old
+                .iter()
+                .flat_map(|o| &o.segments)
+                .filter(|(idx, _, _)| !changed.contains(idx));
+            out.extend(kept.map(|(idx, id, digest)| Segment {
+                idx: *idx,
+                digest: *digest,
+                kept: Some(*id),
+                node: None,
+            }));
+        }
+        for idx in changed {
+            let start = idx.saturating_mul(SEGMENT_LEN);
+            if start >= size {
+                continue;
+            }
+            let range = start..(start + SEGMENT_LEN).min(size);
+            if let Some(segment) =
+                self.segment(ino, idx, range, known(idx).map(|(_, id, _)| *id))?
+            {
+                out.push(segment);
+            }
+        }
+        out.sort_by_key(|s| s.idx);
+        Ok(out)
+    }
+
+    /// The indexes of the segments that have extents.
+    fn mapped_segments(&self, ino: Ino, size: u64) -> Result<BTreeSet<u64>> {
+        let mut found = BTreeSet::new();
+        let mut at = 0;
+        while at < size {
+            let key = |off: u64| keys::extent(ino, crate::base::FileOff::from_raw(off));
+            match self
+                .view
+                .scan(Table::Extent, &key(at), &key(size), 1)?
+                .first()
+            {
+                Some((key, _)) => {
+                    let idx = keys::segment_of(keys::parse_extent(key)?.1);
+                    found.insert(idx);
+                    at = (idx + 1).saturating_mul(SEGMENT_LEN);
+                }
+                None => break,
+            }
+        }
+        Ok(found)
+    }
+
+    /// One segment; digests of 1 MiB subtrees whose extents have not changed are taken over.
+    fn segment(
+        &self,
+        ino: Ino,
+        idx: u64,
+        range: Range<u64>,
+        old: Option<ChunkId>,
+    ) -> Result<Option<Segment>> {
+        let extents = clipped(self.view, ino, range.clone())?;
+        if extents.is_empty() {
+            return Ok(None);
+        }
+        let old = match old.map(|id| self.tree.node(&id)).transpose()? {
+            Some(node) => match &*node {
+                Node::Segment(segment) => Some(segment.clone()),
+                _ => {
+                    return Err(Error::Malformed {
+                        what: "snapshot",
+                        detail: "a segment is another kind of node",
+                    });
+                }
+            },
+            None => None,
+        };
+        let len = range.end - range.start;
+        let subtrees: Vec<Digest> = (0..len.div_ceil(SUBTREE_LEN))
+            .into_par_iter()
+            .map(|n| {
+                let part = range.start + n * SUBTREE_LEN
+                    ..(range.start + (n + 1) * SUBTREE_LEN).min(range.end);
+                self.subtree(&extents, &part, range.start, old.as_ref())
+            })
+            .collect::<Result<_>>()?;
+        let digest = hash::join_subtrees(&subtrees);
+        let extents = extents
+            .into_iter()
+            .map(|(off, e)| u32::try_from(off - range.start).map(|off| (off, e)))
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|_| Error::Internal("offset beyond its segment"))?;
+        Ok(Some(Segment {
+            idx,
+            digest,
+            kept: None,
+            node: Some(SegmentNode {
+                len,
+                extents,
+                subtrees,
+            }),
+        }))
+    }
+
+    fn subtree(
+        &self,
+        extents: &[(u64, ExtentRow)],
+        part: &Range<u64>,
+        base: u64,
+        old: Option<&SegmentNode>,
+    ) -> Result<Digest> {
+        let now = overlapping(extents.iter().copied(), part);
+        if now.is_empty() {
+            return Ok(hash::zero_subtree(ByteLen::from_raw(part.end - part.start)));
+        }
+        if let Some(old) = old {
+            let n = usize::try_from((part.start - base) / SUBTREE_LEN).unwrap_or(usize::MAX);
+            let same_len = (old.len.min((n as u64 + 1) * SUBTREE_LEN))
+                .saturating_sub(n as u64 * SUBTREE_LEN)
+                == part.end - part.start;
+            let before = overlapping(
+                old.extents
+                    .iter()
+                    .map(|(off, e)| (base + u64::from(*off), *e)),
+                part,
+            );
+            if let Some(digest) = old.subtrees.get(n)
+                && same_len
+                && joined(&before) == joined(&now)
+            {
+                return Ok(*digest);
+            }
+        }
+        let mut bytes = Vec::new();
+        read_extents(self.store, &now, part.clone(), &mut bytes)?;
+        Ok(hash::subtree_digest(&bytes))
+    }
+}
+
+struct Segment {
+    idx: u64,
+    digest: Digest,
+    /// The node of the last snapshot, if nothing has changed.
+    kept: Option<ChunkId>,
+    node: Option<SegmentNode>,
+}
+
+fn overlapping(
+    extents: impl Iterator<Item = (u64, ExtentRow)>,
+    part: &Range<u64>,
+) -> Vec<(u64, ExtentRow)> {
+    extents
+        .filter(|(off, e)| *off < part.end && off + u64::from(e.len) > part.start)
+        .map(|(off, e)| clip(off, e, part))
+        .collect()
+}
+
+/// Extents with neighbours that continue one another joined: the same bytes may be mapped in several ways.
+fn joined(extents: &[(u64, ExtentRow)]) -> Vec<(u64, ExtentRow)> {
+    let mut out: Vec<(u64, ExtentRow)> = Vec::new();
+    for (off, e) in extents {
+        match out.last_mut() {
+            Some((last, l))
+                if last.saturating_add(u64::from(l.len)) == *off
+                    && l.chunk == e.chunk
+                    && l.chunk_off.saturating_add(l.len) == e.chunk_off =>
+            {
+                l.len += e.len;
+            }
+            _ => out.push((*off, *e)),
+        }
+    }
+    out
+}
+
+/// Attributes in the terms of docs/seed.md.
+pub(crate) fn node_attrs<'a>(row: &InodeRow, xattrs: &'a [(Vec<u8>, Vec<u8>)]) -> NodeAttrs<'a> {
+    NodeAttrs {
+        mode: u32::from(row.attrs.mode),
+        uid: row.attrs.uid,
+        gid: row.attrs.gid,
+        mtime: row.attrs.mtime,
+        rdev_major: row.attrs.rdev_major,
+        rdev_minor: row.attrs.rdev_minor,
+        xattrs,
+    }
+}
+
+/// An entry with everything that is known of it.
+pub(crate) fn new_entry(
+    name: &[u8],
+    ino: Ino,
+    row: &InodeRow,
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    content: Digest,
+    full: Digest,
+    body: Body,
+) -> Entry {
+    Entry {
+        name: name.to_vec(),
+        ino,
+        attrs: row.attrs,
+        nlink: row.nlink,
+        mapped: row.mapped,
+        xattrs,
+        content,
+        full,
+        body,
+    }
+}
+
+/// A directory's body.
+pub(crate) fn dir_body(trie: crate::format::node::DirChild, groups: Digest) -> Body {
+    Body::Dir(DirBody { trie, groups })
+}
+
+/// The digest of bytes that are read in pieces; kept for verification of files of any size.
+pub(crate) fn hash_file(
+    size: u64,
+    mut read: impl FnMut(Range<u64>, &mut Vec<u8>) -> Result<()>,
+    mut skip: impl FnMut(u64) -> Result<u64>,
+) -> Result<Digest> {
+    let mut hasher = FileHasher::new();
+    let mut at = 0;
+    let mut bytes = Vec::new();
+    while at < size {
+        let data = skip(at)?.min(size);
+        hasher.push_zeros(ByteLen::from_raw(data - at));
+        at = data;
+        let end = (at + SUBTREE_LEN).min(size);
+        if at < end {
+            bytes.clear();
+            read(at..end, &mut bytes)?;
+            hasher.push(&bytes);
+            at = end;
+        }
+    }
+    hasher.finish(ByteLen::from_raw(size))
+}

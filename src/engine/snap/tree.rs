@@ -1,0 +1,242 @@
+//! Reading a snapshot's tree of nodes.
+
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::Arc;
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use crate::base::limits::SEGMENT_LEN;
+use crate::base::{ChunkId, Error, Ino, Result};
+use crate::chunk::ChunkStore;
+use crate::engine::extents::clip;
+use crate::engine::names::slot_of_hash;
+use crate::engine::ops::part;
+use crate::format::node::{Body, DirBody, DirChild, Entry, Node};
+use crate::format::rows::{ExtentRow, Kind, SnapshotRow};
+use crate::hash::{self, EntryKind};
+
+/// Decoded nodes that are kept.
+const NODES_CACHED: usize = 512;
+
+/// The trees of all snapshots of a store, read through a cache of decoded nodes.
+pub(crate) struct Tree<'a> {
+    pub(crate) store: &'a ChunkStore,
+    pub(crate) cache: &'a NodeCache,
+}
+
+/// Decoded nodes, least recently used ones go first.
+#[derive(Debug)]
+pub(crate) struct NodeCache(Mutex<LruCache<ChunkId, Arc<Node>>>);
+
+impl NodeCache {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(LruCache::new(
+            NonZeroUsize::MIN.saturating_add(NODES_CACHED - 1),
+        )))
+    }
+}
+
+/// The kind of an entry in the terms of docs/seed.md.
+pub(crate) fn entry_kind(kind: Kind, mode: u16) -> EntryKind {
+    match kind {
+        Kind::File => EntryKind::of_regular(u32::from(mode)),
+        Kind::Dir => EntryKind::Directory,
+        Kind::Symlink => EntryKind::Symlink,
+        Kind::Fifo => EntryKind::Fifo,
+        Kind::Socket => EntryKind::Socket,
+        Kind::CharDevice => EntryKind::CharDevice,
+        Kind::BlockDevice => EntryKind::BlockDevice,
+    }
+}
+
+fn malformed(detail: &'static str) -> Error {
+    Error::Malformed {
+        what: "snapshot",
+        detail,
+    }
+}
+
+impl Tree<'_> {
+    /// A node.
+    pub(crate) fn node(&self, id: &ChunkId) -> Result<Arc<Node>> {
+        if let Some(node) = self.cache.0.lock().get(id) {
+            return Ok(Arc::clone(node));
+        }
+        let node = Arc::new(Node::decode(&self.store.get(id)?)?);
+        self.cache.0.lock().put(*id, Arc::clone(&node));
+        Ok(node)
+    }
+
+    /// The root directory of a snapshot, as an entry without a name.
+    pub(crate) fn root(&self, snapshot: &SnapshotRow) -> Result<Entry> {
+        match &*self.node(&snapshot.root)? {
+            Node::Root(entry) => Ok((**entry).clone()),
+            _ => Err(malformed("its root is another kind of node")),
+        }
+    }
+
+    /// The directory half of an entry.
+    pub(crate) fn dir(entry: &Entry) -> Result<&DirBody> {
+        match &entry.body {
+            Body::Dir(body) => Ok(body),
+            _ => Err(Error::NotDirectory),
+        }
+    }
+
+    /// The entry `name` of a directory.
+    pub(crate) fn lookup(&self, dir: &DirBody, name: &[u8]) -> Result<Option<Entry>> {
+        let hash = hash::name_hash(name);
+        let mut child = dir.trie;
+        for depth in 0..u32::MAX {
+            match &*self.node(&child.node)? {
+                Node::DirInner(inner) => {
+                    child = if hash::trie_bit(&hash, depth) {
+                        inner.right
+                    } else {
+                        inner.left
+                    };
+                }
+                Node::DirLeaf(entries) => {
+                    return Ok(entries.iter().find(|e| e.name == name).cloned());
+                }
+                _ => return Err(malformed("a directory holds another kind of node")),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Calls `each(cookie, entry)` for the entries after `after`, in the order of their slots, until it
+    /// returns `false`.
+    pub(crate) fn for_each_after(
+        &self,
+        dir: &DirBody,
+        after: u64,
+        each: &mut dyn FnMut(u64, &Entry) -> Result<bool>,
+    ) -> Result<()> {
+        self.walk(&dir.trie, 0, 0, after, each).map(|_| ())
+    }
+
+    /// Walks the part of a trie whose slots begin with the `depth` bits of `prefix`.
+    fn walk(
+        &self,
+        child: &DirChild,
+        depth: u32,
+        prefix: u64,
+        after: u64,
+        each: &mut dyn FnMut(u64, &Entry) -> Result<bool>,
+    ) -> Result<bool> {
+        // Slots hold 55 bits of hash from bit 62 down; nothing in this part is greater than `last`.
+        let last = prefix | (u64::MAX >> (1 + depth.min(62)));
+        if last <= after {
+            return Ok(true);
+        }
+        match &*self.node(&child.node)? {
+            Node::DirInner(inner) => {
+                let bit = (1u64 << 62).checked_shr(depth).unwrap_or(0);
+                Ok(self.walk(&inner.left, depth + 1, prefix, after, each)?
+                    && self.walk(&inner.right, depth + 1, prefix | bit, after, each)?)
+            }
+            Node::DirLeaf(entries) => {
+                let mut slots: Vec<(u64, &Entry)> = entries
+                    .iter()
+                    .map(|e| (slot_of_hash(&hash::name_hash(&e.name)).raw(), e))
+                    .collect();
+                slots.sort_by_key(|(slot, _)| *slot);
+                let mut used = 0;
+                for (slot, entry) in slots {
+                    let cookie = slot.max(used + 1);
+                    used = cookie;
+                    if cookie > after && !each(cookie, entry)? {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            _ => Err(malformed("a directory holds another kind of node")),
+        }
+    }
+
+    /// The extents of a file that overlap `range`, clipped to it, ascending.
+    pub(crate) fn extents(
+        &self,
+        entry: &Entry,
+        range: Range<u64>,
+    ) -> Result<Vec<(u64, ExtentRow)>> {
+        let mut out = Vec::new();
+        let mut add = |off: u64, extent: ExtentRow| {
+            if off < range.end && off + u64::from(extent.len) > range.start {
+                out.push(clip(off, extent, &range));
+            }
+        };
+        match &entry.body {
+            Body::Inline(extents) => extents.iter().for_each(|(off, extent)| add(*off, *extent)),
+            Body::File(id) => {
+                let node = self.node(id)?;
+                let Node::File(file) = &*node else {
+                    return Err(malformed("a file holds another kind of node"));
+                };
+                let (first, end) = (range.start / SEGMENT_LEN, range.end.div_ceil(SEGMENT_LEN));
+                let start = file.segments.partition_point(|(idx, _, _)| *idx < first);
+                for (idx, id, _) in file
+                    .segments
+                    .iter()
+                    .skip(start)
+                    .take_while(|(idx, _, _)| *idx < end)
+                {
+                    let node = self.node(id)?;
+                    let Node::Segment(segment) = &*node else {
+                        return Err(malformed("a segment is another kind of node"));
+                    };
+                    segment.extents.iter().for_each(|(off, extent)| {
+                        add(idx * SEGMENT_LEN + u64::from(*off), *extent)
+                    });
+                }
+            }
+            _ => return Err(Error::Invalid("not a regular file")),
+        }
+        Ok(out)
+    }
+
+    /// Appends the bytes of `range`, which lies within the file, to `sink`.
+    pub(crate) fn read(&self, entry: &Entry, range: Range<u64>, sink: &mut Vec<u8>) -> Result<()> {
+        let extents = self.extents(entry, range.clone())?;
+        read_extents(self.store, &extents, range, sink)
+    }
+}
+
+/// Appends the bytes of `range` to `sink`: those of `extents`, zeros elsewhere.
+pub(crate) fn read_extents(
+    store: &ChunkStore,
+    extents: &[(u64, ExtentRow)],
+    range: Range<u64>,
+    sink: &mut Vec<u8>,
+) -> Result<()> {
+    let base = sink.len();
+    let place = |off: u64| {
+        usize::try_from(off - range.start)
+            .map(|n| base + n)
+            .map_err(|_| Error::FileTooLarge)
+    };
+    sink.resize(place(range.end)?, 0);
+    for (off, extent) in extents {
+        let bytes = store.get(&extent.chunk)?;
+        let (from, to) = part(&bytes, extent.chunk_off, u64::from(extent.len))?;
+        let at = place(*off)?;
+        let out = sink
+            .get_mut(at..at + (to - from))
+            .ok_or(Error::Internal("read out of range"))?;
+        out.copy_from_slice(
+            bytes
+                .get(from..to)
+                .ok_or(Error::Internal("chunk out of range"))?,
+        );
+    }
+    Ok(())
+}
+
+/// Whether an inode number is one that a live tree may have.
+pub(crate) fn is_live(ino: Ino) -> bool {
+    ino.raw() < 1 << 48
+}
