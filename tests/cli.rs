@@ -144,6 +144,8 @@ fn a_store_that_is_in_use_is_4() {
     let world = World::new();
     let lock = fs::OpenOptions::new()
         .write(true)
+        .create(true)
+        .truncate(false)
         .open(Path::new(&world.store()).join("lock"))
         .unwrap();
     lock.lock().unwrap();

@@ -23,6 +23,7 @@ use signal_hook::iterator::Signals;
 use super::control::Server;
 use super::exit::{Exit, Failure, Outcome};
 use super::logging;
+use super::mounts;
 use super::request::{StatusFacts, text_of};
 use super::target;
 use crate::engine::{Config, Engine};
@@ -162,6 +163,7 @@ fn serve_open(
 ) -> Outcome<Served> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|e| Failure::io("cannot handle signals", &e))?;
+    remove_abandoned(plan);
     let mounted = Arc::new(mount(Arc::clone(engine), &plan.mount)?);
     let server = match start_server(plan, engine, &mounted) {
         Ok(server) => Some(server),
@@ -200,6 +202,27 @@ fn serve_open(
     );
     let served = mounted.wait().map_err(Failure::from);
     Ok((server, served))
+}
+
+/// Takes away a mount of this store at this place that a killed process left.
+///
+/// Whoever has the store's lock knows that nobody serves another mount of it, even where the kernel has freed the lock
+/// of the killed process and not yet ended its connection, so that the mount does not look dead yet.
+fn remove_abandoned(plan: &Plan) {
+    let point = &plan.mount.mountpoint;
+    let table = mounts::table().unwrap_or_default();
+    let Some(left) = mounts::at(&table, point) else {
+        return;
+    };
+    if mounts::absolute(&left.source).is_ok_and(|source| source == plan.store) {
+        log::warn!(
+            "{}: removing the mount of a process that died",
+            point.display()
+        );
+        if let Err(failure) = mounts::unmount(point, true) {
+            log::warn!("{}", failure.message);
+        }
+    }
 }
 
 fn start_server(plan: &Plan, engine: &Arc<Engine>, mounted: &Arc<Mounted>) -> Outcome<Server> {

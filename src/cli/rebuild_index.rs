@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use super::exit::Outcome;
 use super::target;
 use super::ui::{Ui, count};
-use crate::base::Env;
 use crate::engine::{Config, Engine};
 
 /// Make the index anew from the packs. The store must not be mounted.
@@ -19,9 +18,7 @@ pub(super) struct Args {
 
 pub(super) fn run(ui: &Ui, args: &Args) -> Outcome<()> {
     let store = target::store_of(&args.store)?;
-    let records = target::retry(&store, || {
-        Engine::rebuild_index(&store, Env::real(), Config::default())
-    })?;
+    let records = target::retry(&store, || Engine::rebuild_index(&store, &Config::default()))?;
     ui.show(&serde_json::json!({ "records": records }), |_| {
         format!("replayed {}", count(records, "record", "records"))
     })
