@@ -1,6 +1,6 @@
 //! Restoring snapshots to plain directories and rolling back to them, through the engine.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 #[path = "restore/world.rs"]
 mod world;
