@@ -257,7 +257,7 @@ impl PlainDir {
         .map_err(|errno| self.failed("remove", name, errno))
     }
 
-    /// Opens a regular file for reading.
+    /// Opens a regular file for reading, which its owner is allowed to first if its mode forbids it.
     ///
     /// # Errors
     /// [`Error::Io`] with the path.
@@ -267,8 +267,15 @@ impl PlainDir {
             | OFlag::O_NONBLOCK
             | OFlag::O_NOCTTY
             | OFlag::O_CLOEXEC;
-        let fd = openat(&self.fd, OsStr::from_bytes(name), flags, Mode::empty())
-            .map_err(|errno| self.failed("open", name, errno))?;
+        let open = || openat(&self.fd, OsStr::from_bytes(name), flags, Mode::empty());
+        let opened = match open() {
+            Err(Errno::EACCES) => {
+                let node = self.node(name)?.proc_mode(Mode::S_IRUSR | Mode::S_IWUSR);
+                node.and_then(|()| open())
+            }
+            other => other,
+        };
+        let fd = opened.map_err(|errno| self.failed("open", name, errno))?;
         Ok(PlainFile::from_file(self.path_of(name), File::from(fd)))
     }
 
@@ -372,12 +379,16 @@ impl PlainNode {
             let done = if self.is_open {
                 fchmod(&self.file, mode)
             } else {
-                fchmodat(AT_FDCWD, &self.proc(), mode, FchmodatFlags::FollowSymlink)
+                self.proc_mode(mode)
             };
             done.map_err(|errno| self.failed("chmod", errno.into()))?;
         }
         self.set_times(meta)?;
         Ok(warnings)
+    }
+
+    fn proc_mode(&self, mode: Mode) -> nix::Result<()> {
+        fchmodat(AT_FDCWD, &self.proc(), mode, FchmodatFlags::FollowSymlink)
     }
 
     fn set_owner(

@@ -249,10 +249,16 @@ impl World {
         for (n, (_, stat)) in paths.iter().enumerate() {
             world.set(stat.ino, None, (n as i64 * 1_000_003 - 5, 123_456_789));
         }
-        world.set(hidden, Some(0o000), (1, 999_999_999));
+        // Somebody else than root could not compute the seed of a file without permissions.
+        let (none, no_way) = if is_root() {
+            (0o000, 0o2666)
+        } else {
+            (0o400, 0o2755)
+        };
+        world.set(hidden, Some(none), (1, 999_999_999));
         world.set(suid, Some(0o6711), (2, 0));
         world.set(locked, Some(0o500), (3, 0));
-        world.set(sub, Some(0o2666), (4, 0));
+        world.set(sub, Some(no_way), (4, 0));
         world.set(root, Some(0o751), (1_111_111, 5));
         world
     }
