@@ -101,7 +101,11 @@ const OWNED: &[Owned] = &[
         &["chunk"],
         "the chunker's parameters are the store's",
     ),
-    owned("lru::", &["chunk", "engine"], "caches belong to the store and the engine"),
+    owned(
+        "lru::",
+        &["chunk", "engine"],
+        "caches belong to the store and the engine",
+    ),
     owned("clap::", &["cli"], "the library takes typed options"),
     owned("signal_hook::", &["cli"], "signals are the program's"),
     owned(

@@ -139,8 +139,11 @@ pub(super) fn execute(engine: &Engine, request: &Request, emit: Emit<'_>) -> Out
         } => {
             let path = path.as_ref().map(Text::bytes);
             let dest = path_of(dest);
-            let options = RestoreOptions { resume: *resume };
-            let report = engine.restore(text, path.as_deref(), &dest, options, &progress)?;
+            let options = RestoreOptions {
+                resume: *resume,
+                ..RestoreOptions::default()
+            };
+            let report = engine.restore(text, path.as_deref(), &dest, &options, &progress)?;
             Ok(Answer::Restored(report.into()))
         }
         Request::List {

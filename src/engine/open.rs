@@ -21,9 +21,7 @@ use crate::chunk::{
 };
 use crate::disk::{Disk, RealDisk, StoreLock, create_dirs, owner_of, remove_tree};
 use crate::format::keys;
-use crate::format::rows::{
-    Attrs, ChunkRow, InodeRow, Kind, Op, PackRow, Table, decode_counter, encode_counter,
-};
+use crate::format::rows::{Attrs, ChunkRow, InodeRow, Kind, Op, PackRow, Table, decode_counter};
 use crate::format::superblock::Superblock;
 use crate::meta::{Index, IndexConfig, Overlays, Rows, for_each_row};
 

@@ -488,3 +488,12 @@ fn fill_from_layer(
         rest.push(at..gap.end);
     }
 }
+
+/// An extent as a piece of a layer.
+pub(crate) fn piece_of(extent: &ExtentRow) -> Piece {
+    Piece::Chunk {
+        id: extent.chunk,
+        off: extent.chunk_off,
+        len: extent.len,
+    }
+}

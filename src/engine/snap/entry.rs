@@ -393,3 +393,26 @@ pub(crate) fn new_entry(
 pub(crate) fn dir_body(trie: crate::format::node::DirChild, groups: Digest) -> Body {
     Body::Dir(DirBody { trie, groups })
 }
+/// The digest of bytes that are read in pieces; kept for verification of files of any size.
+pub(crate) fn hash_file(
+    size: u64,
+    mut read: impl FnMut(Range<u64>, &mut Vec<u8>) -> Result<()>,
+    mut skip: impl FnMut(u64) -> Result<u64>,
+) -> Result<Digest> {
+    let mut hasher = FileHasher::new();
+    let mut at = 0;
+    let mut bytes = Vec::new();
+    while at < size {
+        let data = skip(at)?.min(size);
+        hasher.push_zeros(ByteLen::from_raw(data - at));
+        at = data;
+        let end = (at + SUBTREE_LEN).min(size);
+        if at < end {
+            bytes.clear();
+            read(at..end, &mut bytes)?;
+            hasher.push(&bytes);
+            at = end;
+        }
+    }
+    hasher.finish(ByteLen::from_raw(size))
+}

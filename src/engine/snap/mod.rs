@@ -14,7 +14,7 @@ mod trie;
 mod verify;
 mod virt;
 
-pub use restore::{RestoreOptions, RestoreReport};
 pub(crate) use ids::for_each_id;
+pub use restore::{RestoreOptions, RestoreReport};
 pub(crate) use tree::{NodeCache, Tree};
 pub(crate) use virt::Virtual;

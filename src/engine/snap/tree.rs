@@ -8,7 +8,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use crate::base::limits::SEGMENT_LEN;
-use crate::base::{ChunkId, Error, Ino, Result};
+use crate::base::{ChunkId, Error, Result};
 use crate::chunk::ChunkStore;
 use crate::engine::extents::clip;
 use crate::engine::names::slot_of_hash;
