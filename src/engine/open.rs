@@ -1,7 +1,7 @@
 //! Making, opening and closing stores; rebuilding the index.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -424,7 +424,7 @@ fn open_index(
 }
 
 fn rebuilt(
-    path: &PathBuf,
+    path: &Path,
     disk: &dyn Disk,
     superblock: &Superblock,
     config: &Config,
