@@ -111,7 +111,10 @@ pub fn replay(
         next_pack: highest.max(superblock.pack_high_water).next(),
         rows: state.rows,
         missing,
-        limits: chain.iter().map(|link| (link.id, link.limit)).collect(),
+        limits: chain
+            .iter()
+            .map(|link| (link.id, link.committed(&state.done)))
+            .collect(),
     }))
 }
 
@@ -127,6 +130,17 @@ struct Link {
     newest: bool,
     /// The newest pack without a footer: its tail may be torn.
     open: bool,
+}
+
+impl Link {
+    /// How many bytes count once the log was read up to `done`: not the torn tail of a pack that was open.
+    fn committed(&self, done: &Watermark) -> PackOff {
+        match (self.open, done.pack == self.id) {
+            (false, _) => self.limit,
+            (true, true) => done.off,
+            (true, false) => PackOff::from_raw(PACK_HEADER_LEN as u64),
+        }
+    }
 }
 
 struct Log<'a> {

@@ -129,12 +129,17 @@ impl ChangeSet<'_> {
             let (from, to) = keys::ino_range(inode.ino);
             self.txn.del_range(Table::Xattr, from, to);
         }
-        if state.row.attrs.kind == Kind::File && (state.row.attrs.size > 0 || state.row.mapped > 0)
-        {
+        let mut layers = inode.layers.lock();
+        // The row does not know what was mapped since it was read; a file that was emptied still has extents
+        // until its hole is committed, and with this change it never is.
+        let maps = layers.mapped > 0
+            || layers.frozen.is_some()
+            || state.row.mapped > 0
+            || state.row.attrs.size > 0;
+        if state.row.attrs.kind == Kind::File && maps {
             let (from, to) = keys::ino_range(inode.ino);
             self.txn.del_range(Table::Extent, from, to);
         }
-        let mut layers = inode.layers.lock();
         let freed = layers.active.data_len();
         layers.active = Layer::default();
         drop(layers);

@@ -83,9 +83,10 @@ pub struct Engine {
     root: Ino,
     halted: Mutex<Option<String>>,
     closed: AtomicBool,
-    lock: Mutex<Option<StoreLock>>,
     /// Bytes that may still be accepted before the backing disk is asked for its room again.
     space_checked: AtomicU64,
+    /// The last field, so that it is given free after the index is closed.
+    _lock: StoreLock,
 }
 
 impl Engine {

@@ -214,8 +214,8 @@ impl Engine {
             root: Ino::ROOT,
             halted: Mutex::new(None),
             closed: AtomicBool::new(false),
-            lock: Mutex::new(Some(lock)),
             space_checked: AtomicU64::new(0),
+            _lock: lock,
         };
         engine.mount_seed()
     }
@@ -296,7 +296,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Commits everything, seals the packs, flushes the index and gives the store free. Later calls fail.
+    /// Commits everything, seals the packs and flushes the index. Later calls fail.
+    ///
+    /// The store is free for others once the last reference to the engine is dropped: the lock must outlive
+    /// the index, or who opens the store next finds the index in use.
     ///
     /// # Errors
     /// The error of the commit; the store is closed nevertheless.
@@ -305,15 +308,12 @@ impl Engine {
             return Ok(());
         }
         self.gate.stop();
-        let result = if self.config.read_only {
-            Ok(())
-        } else {
-            self.commit()
-                .and_then(|()| self.store.seal())
-                .and_then(|()| self.index().flush())
-        };
-        self.lock.lock().take();
-        result
+        if self.config.read_only {
+            return Ok(());
+        }
+        self.commit()
+            .and_then(|()| self.store.seal())
+            .and_then(|()| self.index().flush())
     }
 
     /// Makes everything durable that was changed before.

@@ -124,7 +124,7 @@ impl History {
         match self.dice.below(5) {
             0..=1 => {
                 let done = self.world.create(&path);
-                let done = done.and_then(|handle| self.world.engine.release(handle));
+                let done = done.and_then(|handle| self.world.engine().release(handle));
                 let model = self.model.make(&path, Body::File(Vec::new()), 0o644);
                 (format!("create {path}"), model, done)
             }
@@ -146,7 +146,7 @@ impl History {
         let (path, off, data) = (self.any_file(), self.off(), self.data());
         let text = format!("write {path} {off} + {}", data.len());
         if self.model.file(&path).is_err() {
-            return (text, Ok(()), Ok(()));
+            return self.make();
         }
         let done = self.world.write_at(&path, off, &data);
         let file = self.model.file(&path).unwrap();
@@ -192,7 +192,7 @@ impl History {
         let model = allocated(data, off as usize, len as usize, how);
         let done = self.world.with_file(&path, |handle| {
             let off = FileOff::from_raw(off);
-            self.world.engine.fallocate(handle, off, len, how)
+            self.world.engine().fallocate(handle, off, len, how)
         });
         (text, model, done)
     }
@@ -211,7 +211,7 @@ impl History {
         let done = self.world.with_file(&from, |a| {
             self.world.with_file(&to, |b| {
                 let (at, to_at) = (FileOff::from_raw(at), FileOff::from_raw(to_at));
-                let engine = &self.world.engine;
+                let engine = self.world.engine();
                 let done = engine.copy_file_range(&caller(), a, at, b, to_at, len)?;
                 assert_eq!(done, real);
                 Ok(())
@@ -267,10 +267,10 @@ impl History {
         }
         let (dir, name) = self.world.place(&path).unwrap();
         let done = if want_dir {
-            self.world.engine.rmdir(dir, name)
+            self.world.engine().rmdir(dir, name)
         } else if self.dice.below(4) == 0 {
             // The kernel has not forgotten it yet.
-            self.world.engine.unlink(dir, name)
+            self.world.engine().unlink(dir, name)
         } else {
             self.world.unlink(&path)
         };
@@ -308,7 +308,7 @@ impl History {
             _ => {
                 let name = format!("user.{}", self.dice.below(3));
                 let ino = self.world.ino(&path).unwrap();
-                let engine = &self.world.engine;
+                let engine = self.world.engine();
                 let done = engine.removexattr(&caller(), ino, name.as_bytes());
                 let node = self.model.at_mut(&path).unwrap();
                 let model = node.xattrs.remove(&name).map(|_| ());
@@ -319,7 +319,7 @@ impl History {
     }
 
     fn compare(&self) {
-        let root = self.world.engine.root();
+        let root = self.world.engine().root();
         assert_same(&seen(&self.world, root), &self.model.tree());
     }
 
@@ -333,7 +333,7 @@ impl History {
         self.log.push(format!("event {kind}"));
         match kind {
             0..=1 => {
-                self.world.engine.sync().unwrap();
+                self.world.engine().sync().unwrap();
                 self.durable();
             }
             2..=3 => self.snapshot(),
@@ -361,7 +361,7 @@ impl History {
         if self.dice.below(2) == 0 {
             self.compare();
             let to = self.world.beside(&name);
-            self.world.materialise(self.world.engine.root(), &to);
+            self.world.materialise(self.world.engine().root(), &to);
             assert_eq!(info.seed, plain_seed(&to), "snapshot {name}");
             std::fs::remove_dir_all(&to).unwrap();
         }
@@ -374,7 +374,7 @@ impl History {
         let len = self.dice.below(3) as usize * 777;
         let rubbish = self.dice.bytes(len);
         self.world.crash(with_index, &rubbish);
-        let got = seen(&self.world, self.world.engine.root());
+        let got = seen(&self.world, self.world.engine().root());
         let states = &self.since_sync;
         let found = states
             .iter()
@@ -392,11 +392,11 @@ impl History {
 
     fn finish(&mut self) {
         self.compare();
-        self.world.engine.sync().unwrap();
+        self.world.engine().sync().unwrap();
         self.compare();
         self.world.assert_sound();
         for (name, model) in &self.snapshots {
-            let root = self.world.engine.tree_open(Some(name)).unwrap();
+            let root = self.world.engine().tree_open(Some(name)).unwrap();
             assert_same(&seen(&self.world, root), &model.tree());
             self.world.assert_verifies(name);
         }

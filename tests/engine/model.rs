@@ -249,7 +249,7 @@ impl Model {
 
 /// What a tree of the engine shows; the attributes of the root are left to the engine.
 pub(crate) fn seen(world: &World, root: Ino) -> Tree {
-    let engine = &world.engine;
+    let engine = world.engine();
     let mut tree = Tree::new();
     let mut inos: BTreeMap<String, Ino> = BTreeMap::new();
     let mut todo = vec![(String::new(), root)];

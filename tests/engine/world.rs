@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use mmhfs::base::{Env, FileOff, Ino, Result, Timestamp};
+use mmhfs::base::{Env, Error, FileOff, Ino, Result, Timestamp};
 use mmhfs::engine::{
     AtimePolicy, Caller, CheckReport, Config, DiffItem, Engine, FileKind, Handle, InitOptions,
     NewNode, OpenHow, PlainSeedOptions, SetAttr, SetTime, SnapshotInfo, Stat, WriteHow, XattrMode,
@@ -49,7 +49,7 @@ pub(crate) struct World {
     /// Which copy of the store is in use: a crash goes on in a new one.
     copy: u32,
     env: Env,
-    pub(crate) engine: Arc<Engine>,
+    engine: Option<Arc<Engine>>,
 }
 
 pub(crate) fn caller() -> Caller {
@@ -103,7 +103,7 @@ impl World {
             dir,
             copy: 0,
             env,
-            engine,
+            engine: Some(engine),
         }
     }
 
@@ -117,11 +117,30 @@ impl World {
     }
 
     fn open(&mut self) {
-        self.engine = Engine::open(&self.store(), self.env.clone(), config()).unwrap();
+        self.open_with(config()).unwrap();
     }
 
-    pub(crate) fn close(&self) {
-        self.engine.close().unwrap();
+    fn open_with(&mut self, config: Config) -> Result<()> {
+        loop {
+            match Engine::open(&self.store(), self.env.clone(), config.clone()) {
+                // The commit thread has the last reference and is about to drop it.
+                Err(Error::Locked { .. }) => std::thread::yield_now(),
+                other => {
+                    self.engine = Some(other?);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    pub(crate) fn close(&mut self) {
+        if let Some(engine) = self.engine.take() {
+            engine.close().unwrap();
+        }
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        self.engine.as_ref().unwrap()
     }
 
     /// Closes the store and opens it again.
@@ -130,14 +149,23 @@ impl World {
         self.open();
     }
 
+    /// Opens a store that was closed.
+    pub(crate) fn open_again(&mut self) {
+        self.open();
+    }
+
+    /// Opens a store that was closed, and may be damaged.
+    pub(crate) fn open_for_writing(&mut self) -> Result<()> {
+        self.open_with(config())
+    }
+
     /// Opens a store that was closed, for reading only.
     pub(crate) fn open_read_only(&mut self) -> Result<()> {
         let config = Config {
             read_only: true,
             ..config()
         };
-        self.engine = Engine::open(&self.store(), self.env.clone(), config)?;
-        Ok(())
+        self.open_with(config)
     }
 
     /// Closes the store, deletes the index and opens it again.
@@ -150,20 +178,22 @@ impl World {
     /// Goes on with what is on disk now, without the store being told; optionally with rubbish where the
     /// log would have gone on.
     pub(crate) fn crash(&mut self, with_index: bool, rubbish: &[u8]) {
-        let old = Arc::clone(&self.engine);
         let from = self.store();
         self.copy += 1;
         copy_store(&from, &self.store(), with_index);
-        let _ = old.close();
-        drop(old);
+        self.close();
         std::fs::remove_dir_all(&from).unwrap();
         if !rubbish.is_empty() {
             let mut logs = self.packs();
             logs.retain(|path| path.extension().is_some_and(|e| e == "log"));
             if let Some(last) = logs.last() {
                 let mut bytes = std::fs::read(last).unwrap();
-                bytes.extend_from_slice(rubbish);
-                std::fs::write(last, bytes).unwrap();
+                // Nothing is ever appended to a pack that was sealed.
+                let trailer = bytes.len().saturating_sub(64);
+                if !bytes[trailer..].starts_with(b"mmhtrail") {
+                    bytes.extend_from_slice(rubbish);
+                    std::fs::write(last, bytes).unwrap();
+                }
             }
         }
         self.open();
@@ -185,9 +215,9 @@ impl World {
     // ---- operations by path --------------------------------------------------------------------
 
     pub(crate) fn ino(&self, path: &str) -> Result<Ino> {
-        let mut at = self.engine.root();
+        let mut at = self.engine().root();
         for name in path.split('/').filter(|name| !name.is_empty()) {
-            at = self.engine.lookup(at, name.as_bytes())?.ino;
+            at = self.engine().lookup(at, name.as_bytes())?.ino;
         }
         Ok(at)
     }
@@ -199,7 +229,7 @@ impl World {
     }
 
     pub(crate) fn stat(&self, path: &str) -> Result<Stat> {
-        self.engine.getattr(self.ino(path)?)
+        self.engine().getattr(self.ino(path)?)
     }
 
     pub(crate) fn create(&self, path: &str) -> Result<Handle> {
@@ -210,7 +240,7 @@ impl World {
             umask: 0,
             rdev: (0, 0),
         };
-        self.engine
+        self.engine()
             .create(&caller(), dir, name, &new, RW)
             .map(|(_, handle)| handle)
     }
@@ -223,7 +253,7 @@ impl World {
             umask: 0,
             rdev: (0, 0),
         };
-        self.engine.mknod(&caller(), dir, name, &new).map(|_| ())
+        self.engine().mknod(&caller(), dir, name, &new).map(|_| ())
     }
 
     pub(crate) fn with_file<T>(
@@ -231,9 +261,9 @@ impl World {
         path: &str,
         work: impl FnOnce(Handle) -> Result<T>,
     ) -> Result<T> {
-        let handle = self.engine.open_file(self.ino(path)?, RW)?;
+        let handle = self.engine().open_file(self.ino(path)?, RW)?;
         let done = work(handle);
-        self.engine.release(handle)?;
+        self.engine().release(handle)?;
         done
     }
 
@@ -241,7 +271,7 @@ impl World {
         self.with_file(path, |handle| {
             let how = WriteHow::default();
             let off = FileOff::from_raw(off);
-            let done = self.engine.write(&caller(), handle, off, data, how)?;
+            let done = self.engine().write(&caller(), handle, off, data, how)?;
             assert_eq!(done, data.len());
             Ok(())
         })
@@ -250,8 +280,8 @@ impl World {
     /// Makes a file, or replaces what is in it.
     pub(crate) fn put(&self, path: &str, data: &[u8]) {
         match self.create(path) {
-            Ok(handle) => self.engine.release(handle).unwrap(),
-            Err(mmhfs::base::Error::Exists) => self.truncate(path, 0).unwrap(),
+            Ok(handle) => self.engine().release(handle).unwrap(),
+            Err(Error::Exists) => self.truncate(path, 0).unwrap(),
             Err(error) => panic!("{path}: {error}"),
         }
         self.write_at(path, 0, data).unwrap();
@@ -267,7 +297,7 @@ impl World {
 
     pub(crate) fn set(&self, path: &str, set: &SetAttr) -> Result<()> {
         let ino = self.ino(path)?;
-        self.engine.setattr(&caller(), ino, None, set).map(|_| ())
+        self.engine().setattr(&caller(), ino, None, set).map(|_| ())
     }
 
     /// Sets the time of the last change to a whole number of seconds.
@@ -285,27 +315,27 @@ impl World {
     }
 
     pub(crate) fn read_ino(&self, ino: Ino) -> Result<Vec<u8>> {
-        let size = self.engine.getattr(ino)?.size;
+        let size = self.engine().getattr(ino)?.size;
         let how = OpenHow { write: false, ..RW };
-        let handle = self.engine.open_file(ino, how)?;
+        let handle = self.engine().open_file(ino, how)?;
         let mut bytes = Vec::new();
         let mut done = Ok(());
         while (bytes.len() as u64) < size && done.is_ok() {
             let off = FileOff::from_raw(bytes.len() as u64);
-            done = self.engine.read(handle, off, 128 << 10, &mut bytes);
+            done = self.engine().read(handle, off, 4 << 20, &mut bytes);
         }
-        self.engine.release(handle)?;
+        self.engine().release(handle)?;
         done.map(|()| bytes)
     }
 
     pub(crate) fn link(&self, path: &str, new: &str) -> Result<()> {
         let (dir, name) = self.place(new)?;
-        self.engine.link(self.ino(path)?, dir, name).map(|_| ())
+        self.engine().link(self.ino(path)?, dir, name).map(|_| ())
     }
 
     pub(crate) fn symlink(&self, path: &str, target: &str) -> Result<()> {
         let (dir, name) = self.place(path)?;
-        self.engine
+        self.engine()
             .symlink(&caller(), dir, name, target.as_bytes())
             .map(|_| ())
     }
@@ -313,8 +343,8 @@ impl World {
     pub(crate) fn unlink(&self, path: &str) -> Result<()> {
         let (dir, name) = self.place(path)?;
         let ino = self.ino(path)?;
-        self.engine.unlink(dir, name)?;
-        self.engine.forget(ino, 1);
+        self.engine().unlink(dir, name)?;
+        self.engine().forget(ino, 1);
         Ok(())
     }
 
@@ -330,9 +360,9 @@ impl World {
     ) -> Result<()> {
         let ((dir, name), (new_dir, new_name)) = (self.place(from)?, self.place(to)?);
         let replaced = self.ino(to).ok();
-        self.engine.rename(dir, name, new_dir, new_name, how)?;
+        self.engine().rename(dir, name, new_dir, new_name, how)?;
         if let Some(ino) = replaced {
-            self.engine.forget(ino, 1);
+            self.engine().forget(ino, 1);
         }
         Ok(())
     }
@@ -340,19 +370,19 @@ impl World {
     pub(crate) fn set_xattr(&self, path: &str, name: &str, value: &[u8]) -> Result<()> {
         let ino = self.ino(path)?;
         let name = name.as_bytes();
-        self.engine
+        self.engine()
             .setxattr(&caller(), ino, name, value, XattrMode::Any)
     }
 
     pub(crate) fn list(&self, dir: Ino) -> BTreeMap<String, Ino> {
-        let handle = self.engine.opendir(dir).unwrap();
+        let handle = self.engine().opendir(dir).unwrap();
         let mut found = BTreeMap::new();
         let mut after = 0;
         loop {
             // A few at a time, as the kernel asks.
             let mut left = 7;
             let mut last = after;
-            self.engine
+            self.engine()
                 .readdir(handle, after, &mut |item| {
                     left -= 1;
                     last = item.cookie;
@@ -368,18 +398,18 @@ impl World {
             }
             after = last;
         }
-        self.engine.releasedir(handle).unwrap();
+        self.engine().releasedir(handle).unwrap();
         found
     }
 
     // ---- snapshots -----------------------------------------------------------------------------
 
     pub(crate) fn snapshot(&self, name: &str) -> SnapshotInfo {
-        self.engine.snapshot(Some(name), &no_progress).unwrap()
+        self.engine().snapshot(Some(name), &no_progress).unwrap()
     }
 
     pub(crate) fn check(&self) -> CheckReport {
-        self.engine.check(&no_progress).unwrap()
+        self.engine().check(&no_progress).unwrap()
     }
 
     #[track_caller]
@@ -389,7 +419,7 @@ impl World {
     }
 
     pub(crate) fn verify(&self, text: &str) -> CheckReport {
-        self.engine.verify(text, &no_progress).unwrap()
+        self.engine().verify(text, &no_progress).unwrap()
     }
 
     #[track_caller]
@@ -407,7 +437,7 @@ impl World {
                 .map_or(String::new(), |p| format!(" from {}", text(&p)));
             lines.push(format!("{:?} {}{from}", item.change, text(&item.path)));
         };
-        self.engine.diff(from, to, &mut each).unwrap();
+        self.engine().diff(from, to, &mut each).unwrap();
         lines
     }
 
@@ -420,7 +450,7 @@ impl World {
 
     fn materialise_below(&self, dir: Ino, to: &Path, linked: &mut BTreeMap<Ino, PathBuf>) {
         for (name, _) in self.list(dir) {
-            let stat = self.engine.lookup(dir, name.as_bytes()).unwrap();
+            let stat = self.engine().lookup(dir, name.as_bytes()).unwrap();
             let path = to.join(&name);
             if let Some(first) = linked.get(&stat.ino) {
                 std::fs::hard_link(first, &path).unwrap();
@@ -432,7 +462,7 @@ impl World {
                     self.materialise_below(stat.ino, &path, linked);
                 }
                 FileKind::Symlink => {
-                    let target = self.engine.readlink(stat.ino).unwrap();
+                    let target = self.engine().readlink(stat.ino).unwrap();
                     symlink(String::from_utf8(target).unwrap(), &path).unwrap();
                 }
                 _ => {
@@ -451,31 +481,31 @@ impl World {
         let file = std::fs::File::create(path).unwrap();
         file.set_len(stat.size).unwrap();
         let how = OpenHow { write: false, ..RW };
-        let handle = self.engine.open_file(stat.ino, how).unwrap();
+        let handle = self.engine().open_file(stat.ino, how).unwrap();
         let mut at = 0;
         while let Ok(data) =
-            self.engine
+            self.engine()
                 .lseek(handle, FileOff::from_raw(at), mmhfs::engine::Seek::Data)
         {
-            let hole = self.engine.lseek(handle, data, mmhfs::engine::Seek::Hole);
+            let hole = self.engine().lseek(handle, data, mmhfs::engine::Seek::Hole);
             let end = hole.unwrap().raw();
             at = data.raw();
             while at < end {
                 let mut bytes = Vec::new();
                 let len = (end - at).min(1 << 20) as usize;
                 let off = FileOff::from_raw(at);
-                self.engine.read(handle, off, len, &mut bytes).unwrap();
+                self.engine().read(handle, off, len, &mut bytes).unwrap();
                 file.write_all_at(&bytes, at).unwrap();
                 at += bytes.len() as u64;
             }
         }
-        self.engine.release(handle).unwrap();
+        self.engine().release(handle).unwrap();
     }
 
     fn copy_attributes(&self, stat: &Stat, path: &Path) {
-        let list = self.engine.listxattr(&caller(), stat.ino).unwrap();
+        let list = self.engine().listxattr(&caller(), stat.ino).unwrap();
         for name in list.split(|b| *b == 0).filter(|name| !name.is_empty()) {
-            let value = self.engine.getxattr(stat.ino, name).unwrap();
+            let value = self.engine().getxattr(stat.ino, name).unwrap();
             let name = std::str::from_utf8(name).unwrap();
             xattr::set(path, name, &value).unwrap();
         }
@@ -497,7 +527,9 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        let _ = self.engine.close();
+        if let Some(engine) = self.engine.take() {
+            let _ = engine.close();
+        }
     }
 }
 

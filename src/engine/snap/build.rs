@@ -98,6 +98,8 @@ impl Groups for DirGroups<'_> {
                         keys::inode(ino).to_vec(),
                         row.encode(),
                     ));
+                } else if one.entry.attrs.kind == Kind::File {
+                    self.forget_file(ino)?;
                 }
                 entries.push(one.entry);
             }
@@ -109,6 +111,15 @@ impl Groups for DirGroups<'_> {
 }
 
 impl DirGroups<'_> {
+    /// Notes that a file has no node of its own any more: what changes from now on is no change of that node.
+    fn forget_file(&mut self, ino: Ino) -> Result<()> {
+        let key = keys::inode(ino);
+        if self.source.view.get(Table::SnapFile, &key)?.is_some() {
+            self.sink_ops.push(Op::Del(Table::SnapFile, key.to_vec()));
+        }
+        Ok(())
+    }
+
     /// All entries whose names share the hash of `slot`.
     fn group(&self, slot: u64) -> Result<Vec<Built>> {
         let from = keys::dirent(self.dir, Slot::from_raw(slot));
