@@ -176,7 +176,10 @@ fn a_pack_that_is_gone_or_cut_short_is_named() {
             );
         }
         let report = world.verify("one");
-        assert!(all_paths(&report).contains(&"one:/d/big".to_owned()), "{report:#?}");
+        assert!(
+            all_paths(&report).contains(&"one:/d/big".to_owned()),
+            "{report:#?}"
+        );
         world.close();
         std::fs::write(data, &whole).unwrap();
     }
