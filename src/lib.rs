@@ -6,6 +6,7 @@
 
 pub mod base;
 pub mod chunk;
+pub mod cli;
 pub mod codec;
 pub mod disk;
 pub mod engine;

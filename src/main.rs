@@ -1,1 +1,5 @@
-fn main() {}
+//! The `mmhfs` program.
+
+fn main() -> std::process::ExitCode {
+    mmhfs::cli::main()
+}

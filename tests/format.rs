@@ -3,6 +3,13 @@
 //! `MMHFS_BLESS=1 cargo test --test format` writes the golden files anew; do that only together with a
 //! new format version or feature bit.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a helper of a test that fails must stop it"
+)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

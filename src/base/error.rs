@@ -143,6 +143,15 @@ pub enum Error {
         /// What is wrong with it.
         detail: &'static str,
     },
+    /// What went wrong with one file or directory of a tree.
+    #[error("{path}: {source}")]
+    InFile {
+        /// Its path relative to the root of the tree.
+        path: String,
+        /// What went wrong.
+        #[source]
+        source: Box<Error>,
+    },
     /// A chunk or node that the index does not know although something names it.
     #[error("chunk {0} is not in the index; run `mmhfs rebuild-index`, then `mmhfs check`")]
     ChunkUnknown(String),
@@ -265,6 +274,9 @@ impl Error {
     /// Whether the error says that stored bytes are damaged or gone.
     #[must_use]
     pub fn is_damage(&self) -> bool {
+        if let Self::InFile { source, .. } = self {
+            return source.is_damage();
+        }
         matches!(
             self,
             Self::Corrupt { .. }

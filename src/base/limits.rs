@@ -10,6 +10,9 @@ pub const XATTR_NAME_LEN_MAX: usize = 255;
 pub const XATTR_VALUE_LEN_MAX: usize = 65_536;
 /// Largest list of attribute names (the kernel's `XATTR_LIST_MAX`).
 pub const XATTR_LIST_LEN_MAX: usize = 65_536;
+/// Names and values of all attributes of one inode together, its symlink target included: 256 such entries fit
+/// one leaf of a snapshot's directory. As ext4, which keeps them in one block.
+pub const XATTR_TOTAL_LEN_MAX: usize = 4096;
 /// Most hard links to one inode.
 pub const LINKS_MAX: u32 = 1_000_000_000;
 
@@ -89,6 +92,16 @@ pub const PLAIN_SEED_THREADS_MAX: usize = 256;
 /// Stack of each of them: the deepest path has 2,048 directories. Only what is used takes memory.
 pub const PLAIN_SEED_STACK_LEN: usize = 64 << 20;
 
+/// Files that a restore works on at a time; bounds its open directories as well.
+pub const RESTORE_BATCH: usize = 256;
+/// Directories on the way down that a restore keeps open; those further up are opened again when needed.
+pub const RESTORE_OPEN_DIRS_MAX: usize = 64;
+/// Warnings that a restore keeps word for word; further ones are counted.
+pub const RESTORE_WARNINGS_MAX: usize = 1000;
+/// Pending bytes of metadata at which a rollback commits what it has done so far; a smaller one is atomic.
+pub const ROLLBACK_STEP_LEN: u64 = 16 << 20;
+
+const _: () = assert!(ROLLBACK_STEP_LEN < PENDING_META_WAIT_LEN);
 const _: () = assert!(SUBTREE_LEN.is_multiple_of(LEAF_LEN as u64));
 const _: () = assert!(SEGMENT_LEN.is_multiple_of(SUBTREE_LEN));
 const _: () = assert!(CHUNK_LEN_MAX <= FRAME_RAW_LEN_MAX);

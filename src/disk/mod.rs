@@ -2,6 +2,7 @@
 
 mod lock;
 mod plain;
+mod plain_write;
 mod real;
 mod traits;
 
@@ -10,5 +11,6 @@ pub use plain::{
     PlainFacts, PlainFile, PlainId, PlainKind, PlainXattrs, plain_facts, plain_link_target,
     plain_names, plain_root, plain_xattrs,
 };
+pub use plain_write::{PlainDir, PlainMeta, PlainNode};
 pub use real::{RealDisk, create_dirs, files_len, owner_of, remove_tree};
 pub use traits::{Access, Disk, DiskFile, Space};

@@ -220,6 +220,11 @@ impl PlainFile {
         })
     }
 
+    /// A regular file that was opened in another way; `path` is for messages.
+    pub(super) fn from_file(path: PathBuf, file: File) -> Self {
+        Self { path, file }
+    }
+
     /// The facts of the open file, which a rename cannot exchange.
     ///
     /// # Errors

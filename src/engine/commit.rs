@@ -1,8 +1,9 @@
 //! Commit: what makes changes durable, in the order in which it does (docs/architecture.md).
 //!
-//! 1. freeze: under the barrier, the overlay and all active layers are set aside. 2. store: frozen bytes
-//! become chunks in frames. 3. log: data packs are synced, the record is appended, one fdatasync. 4. apply:
-//! the rows go to the index, what was frozen is dropped, the waiters are answered.
+//! 1. freeze: under the barrier, the overlay and all active layers are set aside.
+//! 2. store: frozen bytes become chunks in frames.
+//! 3. log: data packs are synced, the record is appended, one fdatasync.
+//! 4. apply: the rows go to the index, what was frozen is dropped, the waiters are answered.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -53,6 +53,11 @@ impl Handles {
         self.open.read().get(&handle.0).cloned().ok_or(Error::Stale)
     }
 
+    /// Whether anything is open.
+    pub(crate) fn is_any_open(&self) -> bool {
+        !self.open.read().is_empty()
+    }
+
     /// The inode of the live tree that a handle is open on.
     pub(crate) fn live(&self, handle: Handle) -> Result<(Arc<Inode>, Arc<Open>)> {
         let open = self.get(handle)?;

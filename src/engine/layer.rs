@@ -164,6 +164,10 @@ impl Layer {
 mod tests {
     use super::*;
 
+    fn place(n: u64) -> usize {
+        usize::try_from(n).unwrap()
+    }
+
     /// Applies the same operations to a layer over zeros and to plain bytes.
     fn check(ops: &[(u8, u64, u64)]) {
         let mut layer = Layer::default();
@@ -171,13 +175,13 @@ mod tests {
         let mut known = vec![false; 4096];
         for (n, (op, off, len)) in ops.iter().enumerate() {
             let (off, len) = (off % 4000, 1 + len % 96);
-            let range = off as usize..(off + len) as usize;
+            let range = place(off)..place(off + len);
             known[range.clone()].fill(true);
             if op % 3 == 0 {
                 layer.punch(off..off + len);
                 plain[range].fill(0);
             } else {
-                let data = vec![u8::try_from(n % 250).unwrap() + 1; len as usize];
+                let data = vec![u8::try_from(n % 250).unwrap() + 1; place(len)];
                 layer.write(off, &data);
                 plain[range].copy_from_slice(&data);
             }
@@ -186,7 +190,7 @@ mod tests {
         let mut covered = vec![false; 4096];
         let mut data_len = 0;
         for (off, piece) in layer.iter() {
-            let range = off as usize..(off + piece.len()) as usize;
+            let range = place(off)..place(off + piece.len());
             assert!(
                 covered[range.clone()].iter().all(|c| !c),
                 "pieces do not overlap"

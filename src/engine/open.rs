@@ -1,7 +1,7 @@
 //! Making, opening and closing stores; rebuilding the index.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -21,9 +21,7 @@ use crate::chunk::{
 };
 use crate::disk::{Disk, RealDisk, StoreLock, create_dirs, owner_of, remove_tree};
 use crate::format::keys;
-use crate::format::rows::{
-    Attrs, ChunkRow, InodeRow, Kind, Op, PackRow, Table, decode_counter, encode_counter,
-};
+use crate::format::rows::{Attrs, ChunkRow, InodeRow, Kind, Op, PackRow, Table, decode_counter};
 use crate::format::superblock::Superblock;
 use crate::meta::{Index, IndexConfig, Overlays, Rows, for_each_row};
 
@@ -426,7 +424,7 @@ fn open_index(
 }
 
 fn rebuilt(
-    path: &PathBuf,
+    path: &Path,
     disk: &dyn Disk,
     superblock: &Superblock,
     config: &Config,
@@ -474,9 +472,4 @@ fn check_packs(store: &ChunkStore, index: &Index, read_only: bool) -> Result<()>
         }
         other => other,
     }
-}
-
-/// The encoding of a counter row.
-pub(crate) fn counter_row(value: u64) -> Vec<u8> {
-    encode_counter(value).to_vec()
 }

@@ -3,6 +3,7 @@
 //! RocksDB's own log is off because the packs are the log. `atomic_flush` makes all column families
 //! durable together, and each batch carries the watermark that says up to where the log is in it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use parking_lot::Mutex;
@@ -102,11 +103,16 @@ impl Index {
         let dirty_cf = self.cf(Table::Dirty)?;
         let mut next_generation = *generation;
         let generation_key = keys::counter(keys::COUNTER_GENERATION);
+        // What this batch has put so far, for ranges that are deleted later in it.
+        let mut put: BTreeSet<(Table, &[u8])> = BTreeSet::new();
         for op in ops {
             let (table, key) = match op {
                 Op::Put(table, key, value) => {
                     if *table == Table::Counter && key.as_slice() == generation_key.as_slice() {
                         next_generation = read_u64(value).unwrap_or(next_generation);
+                    }
+                    if matches!(table, Table::Extent | Table::Xattr) {
+                        put.insert((*table, key));
                     }
                     batch.put_cf(self.cf(*table)?, key, value);
                     (*table, key)
@@ -116,15 +122,11 @@ impl Index {
                     (*table, key)
                 }
                 Op::DelRange(table, from, to) => {
-                    batch.delete_range_cf(self.cf(*table)?, from.as_slice(), to.as_slice());
+                    self.del_range(&mut batch, *table, from, to, &put)?;
                     if *table == Table::Extent {
                         // Any segment may have changed: the last possible index stands for all of them.
-                        let ino = ino_of(from)?;
-                        batch.put_cf(
-                            dirty_cf,
-                            keys::dirty(*generation, DirtyKey::Segment(ino, SEGMENT_ALL)),
-                            [],
-                        );
+                        let dirty = DirtyKey::Segment(ino_of(from)?, SEGMENT_ALL);
+                        batch.put_cf(dirty_cf, keys::dirty(*generation, dirty), []);
                     }
                     continue;
                 }
@@ -138,6 +140,32 @@ impl Index {
         how.disable_wal(true);
         self.db.write_opt(batch, &how).map_err(fail("write"))?;
         *generation = next_generation;
+        Ok(())
+    }
+
+    /// Deletes a range key by key: RocksDB's range tombstones make every later read of the table slower, so
+    /// they are kept for ranges that are too large to list.
+    fn del_range(
+        &self,
+        batch: &mut WriteBatch,
+        table: Table,
+        from: &[u8],
+        to: &[u8],
+        put: &BTreeSet<(Table, &[u8])>,
+    ) -> Result<()> {
+        const LISTED_MAX: usize = 16_384;
+        let cf = self.cf(table)?;
+        let rows = self.scan(table, from, to, LISTED_MAX)?;
+        if rows.len() == LISTED_MAX {
+            batch.delete_range_cf(cf, from, to);
+            return Ok(());
+        }
+        for (key, _) in rows {
+            batch.delete_cf(cf, key);
+        }
+        for (_, key) in put.range((table, from)..(table, to)) {
+            batch.delete_cf(cf, key);
+        }
         Ok(())
     }
 

@@ -14,6 +14,9 @@ use crate::format::rows::Table;
 /// A key and its value.
 pub type Row = (Vec<u8>, Vec<u8>);
 
+/// Takes a key and its value; `false` ends the walk.
+pub type EachRow<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<bool>;
+
 /// Rows that can be read: the index, a frozen view of it, or the index under its overlay.
 pub trait Rows {
     /// The value of a key.
@@ -46,7 +49,7 @@ pub fn for_each_row(
     table: Table,
     from: &[u8],
     to: &[u8],
-    each: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>,
+    each: EachRow<'_>,
 ) -> Result<()> {
     const PAGE: usize = 512;
     let mut at = from.to_vec();

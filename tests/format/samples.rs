@@ -20,21 +20,21 @@ use mmhfs::format::superblock::{Superblock, decode_superblock, encode_superblock
 use mmhfs::format::{CHAIN_START, Hash, HashFn, keys};
 use mmhfs::hash::{Checksum, checksum};
 
-pub const STORE: StoreId = StoreId::from_raw(*b"0123456789abcdef");
+pub(crate) const STORE: StoreId = StoreId::from_raw(*b"0123456789abcdef");
 
-pub fn id(n: u8) -> ChunkId {
+pub(crate) fn id(n: u8) -> ChunkId {
     ChunkId::from_raw([n; 32])
 }
 
-pub fn digest(n: u8) -> Digest {
+pub(crate) fn digest(n: u8) -> Digest {
     Digest::from_raw([n; 32])
 }
 
-pub fn time(secs: i64, nanos: u32) -> Timestamp {
+pub(crate) fn time(secs: i64, nanos: u32) -> Timestamp {
     Timestamp { secs, nanos }
 }
 
-pub fn attrs(kind: Kind, size: u64) -> Attrs {
+pub(crate) fn attrs(kind: Kind, size: u64) -> Attrs {
     Attrs {
         kind,
         mode: 0o644,
@@ -51,7 +51,7 @@ pub fn attrs(kind: Kind, size: u64) -> Attrs {
     }
 }
 
-pub fn extent(len: u32, chunk_off: u32) -> ExtentRow {
+pub(crate) fn extent(len: u32, chunk_off: u32) -> ExtentRow {
     ExtentRow {
         len,
         chunk: id(0xc1),
@@ -59,7 +59,7 @@ pub fn extent(len: u32, chunk_off: u32) -> ExtentRow {
     }
 }
 
-pub fn inode_file() -> InodeRow {
+pub(crate) fn inode_file() -> InodeRow {
     InodeRow {
         attrs: attrs(Kind::File, 5),
         nlink: 1,
@@ -69,7 +69,7 @@ pub fn inode_file() -> InodeRow {
     }
 }
 
-pub fn inode_symlink() -> InodeRow {
+pub(crate) fn inode_symlink() -> InodeRow {
     InodeRow {
         attrs: attrs(Kind::Symlink, 6),
         target: b"target".to_vec(),
@@ -78,7 +78,7 @@ pub fn inode_symlink() -> InodeRow {
     }
 }
 
-pub fn inode_dir() -> InodeRow {
+pub(crate) fn inode_dir() -> InodeRow {
     InodeRow {
         attrs: attrs(Kind::Dir, 2),
         nlink: 2,
@@ -88,7 +88,7 @@ pub fn inode_dir() -> InodeRow {
     }
 }
 
-pub fn dirent() -> DirentRow {
+pub(crate) fn dirent() -> DirentRow {
     DirentRow {
         ino: Ino::from_raw(2),
         kind: Kind::File,
@@ -96,7 +96,7 @@ pub fn dirent() -> DirentRow {
     }
 }
 
-pub fn chunk_row() -> ChunkRow {
+pub(crate) fn chunk_row() -> ChunkRow {
     ChunkRow {
         pack: PackId::from_raw(3),
         frame: PackOff::from_raw(4096),
@@ -107,7 +107,7 @@ pub fn chunk_row() -> ChunkRow {
     }
 }
 
-pub fn snapshot_row() -> SnapshotRow {
+pub(crate) fn snapshot_row() -> SnapshotRow {
     SnapshotRow {
         seed: digest(1),
         content: digest(2),
@@ -119,7 +119,7 @@ pub fn snapshot_row() -> SnapshotRow {
     }
 }
 
-pub fn snap_dir_row() -> SnapDirRow {
+pub(crate) fn snap_dir_row() -> SnapDirRow {
     SnapDirRow {
         trie: id(1),
         content: digest(2),
@@ -131,7 +131,7 @@ pub fn snap_dir_row() -> SnapDirRow {
     }
 }
 
-pub fn pack_row(sealed: Option<Digest>) -> PackRow {
+pub(crate) fn pack_row(sealed: Option<Digest>) -> PackRow {
     PackRow {
         kind: PackKind::Log,
         len: ByteLen::from_raw(8192),
@@ -139,7 +139,7 @@ pub fn pack_row(sealed: Option<Digest>) -> PackRow {
     }
 }
 
-pub fn entry(name: &[u8], kind: Kind, size: u64, body: Body) -> Entry {
+pub(crate) fn entry(name: &[u8], kind: Kind, size: u64, body: Body) -> Entry {
     Entry {
         name: name.to_vec(),
         ino: Ino::from_raw(7),
@@ -153,7 +153,7 @@ pub fn entry(name: &[u8], kind: Kind, size: u64, body: Body) -> Entry {
     }
 }
 
-pub fn child(inner: bool, count: u64) -> DirChild {
+pub(crate) fn child(inner: bool, count: u64) -> DirChild {
     DirChild {
         node: id(0xaa),
         inner,
@@ -165,18 +165,18 @@ pub fn child(inner: bool, count: u64) -> DirChild {
     }
 }
 
-pub fn dir_body() -> Body {
+pub(crate) fn dir_body() -> Body {
     Body::Dir(DirBody {
         trie: child(false, 3),
         groups: digest(0xee),
     })
 }
 
-pub fn node_root() -> Node {
+pub(crate) fn node_root() -> Node {
     Node::Root(Box::new(entry(b"", Kind::Dir, 3, dir_body())))
 }
 
-pub fn node_leaf() -> Node {
+pub(crate) fn node_leaf() -> Node {
     let mut file = entry(
         b"a",
         Kind::File,
@@ -201,21 +201,21 @@ pub fn node_leaf() -> Node {
     ])
 }
 
-pub fn node_inner() -> Node {
+pub(crate) fn node_inner() -> Node {
     Node::DirInner(DirInner {
         left: child(false, 256),
         right: child(true, 257),
     })
 }
 
-pub fn node_file() -> Node {
+pub(crate) fn node_file() -> Node {
     Node::File(FileNode {
         size: (64 << 20) * 3,
         segments: vec![(0, id(1), digest(2)), (2, id(3), digest(4))],
     })
 }
 
-pub fn node_segment() -> Node {
+pub(crate) fn node_segment() -> Node {
     Node::Segment(SegmentNode {
         len: (1 << 20) + 1,
         extents: vec![(0, extent(1 << 20, 0)), (1 << 20, extent(1, 9))],
@@ -223,7 +223,7 @@ pub fn node_segment() -> Node {
     })
 }
 
-pub fn ops() -> Vec<Op> {
+pub(crate) fn ops() -> Vec<Op> {
     let ino = Ino::from_raw(2);
     let (from, to) = keys::ino_range(Ino::from_raw(9));
     vec![
@@ -238,7 +238,7 @@ pub fn ops() -> Vec<Op> {
     ]
 }
 
-pub fn address() -> Address {
+pub(crate) fn address() -> Address {
     Address {
         store: STORE,
         pack: PackId::from_raw(1),
@@ -246,18 +246,18 @@ pub fn address() -> Address {
     }
 }
 
-pub fn frame_head() -> FrameHead {
+pub(crate) fn frame_head() -> FrameHead {
     let chunk = |n, len| FrameChunk { id: id(n), len };
     FrameHead::new(0, FrameKind::Data, vec![chunk(0x11, 5), chunk(0x22, 6)])
 }
 
-pub const PAYLOAD: &[u8] = b"hello world";
+pub(crate) const PAYLOAD: &[u8] = b"hello world";
 
-pub fn span_hash() -> Hash {
+pub(crate) fn span_hash() -> Hash {
     checksum(Checksum::Span, &[b"the span"])
 }
 
-pub fn record_head() -> RecordHead {
+pub(crate) fn record_head() -> RecordHead {
     let raw = encode_ops(&ops());
     RecordHead {
         lsn: Lsn::from_raw(1),
@@ -273,7 +273,7 @@ pub fn record_head() -> RecordHead {
     }
 }
 
-pub fn header_first_log() -> PackHeader {
+pub(crate) fn header_first_log() -> PackHeader {
     PackHeader {
         store: STORE,
         pack: PackId::from_raw(1),
@@ -284,7 +284,7 @@ pub fn header_first_log() -> PackHeader {
     }
 }
 
-pub fn header_log() -> PackHeader {
+pub(crate) fn header_log() -> PackHeader {
     PackHeader {
         pack: PackId::from_raw(4),
         cut: Some(Cut {
@@ -298,7 +298,7 @@ pub fn header_log() -> PackHeader {
     }
 }
 
-pub fn header_data() -> PackHeader {
+pub(crate) fn header_data() -> PackHeader {
     PackHeader {
         pack: PackId::from_raw(3),
         cut: None,
@@ -306,7 +306,7 @@ pub fn header_data() -> PackHeader {
     }
 }
 
-pub fn footer() -> Footer {
+pub(crate) fn footer() -> Footer {
     Footer {
         store: STORE,
         pack: PackId::from_raw(1),
@@ -326,14 +326,14 @@ pub fn footer() -> Footer {
     }
 }
 
-pub fn superblock() -> Superblock {
+pub(crate) fn superblock() -> Superblock {
     Superblock::new(STORE, time(1_700_000_000, 0), ByteLen::from_raw(64 << 20))
 }
 
 /// How bytes of one kind are decoded and encoded again, with a given hash for every domain.
-pub type Again = fn(&[u8], HashFn<'_>) -> Result<Vec<u8>>;
+pub(crate) type Again = fn(&[u8], HashFn<'_>) -> Result<Vec<u8>>;
 
-pub struct Sample {
+pub(crate) struct Sample {
     pub name: &'static str,
     pub bytes: Vec<u8>,
     pub again: Again,
@@ -352,13 +352,13 @@ macro_rules! rows {
     };
 }
 
-pub fn frame_again(bytes: &[u8], hash: HashFn<'_>) -> Result<Vec<u8>> {
+pub(crate) fn frame_again(bytes: &[u8], hash: HashFn<'_>) -> Result<Vec<u8>> {
     let (head, payload) = decode_frame(bytes, &address(), hash)?;
     assert_eq!(peek_frame_len(bytes)?, bytes.len() as u64);
     encode_frame(&address(), &head, &bytes[payload], hash)
 }
 
-pub fn record_again(bytes: &[u8], hash: HashFn<'_>) -> Result<Vec<u8>> {
+pub(crate) fn record_again(bytes: &[u8], hash: HashFn<'_>) -> Result<Vec<u8>> {
     let record = decode_record(bytes, &CHAIN_START, 152, &span_hash(), hash)?;
     assert_eq!(decode_header(bytes)?, record);
     let (again, chain) = encode_record(&record.head, &bytes[record.payload()], hash)?;
@@ -366,7 +366,7 @@ pub fn record_again(bytes: &[u8], hash: HashFn<'_>) -> Result<Vec<u8>> {
     Ok(again)
 }
 
-pub fn sealed_samples() -> Vec<Sample> {
+pub(crate) fn sealed_samples() -> Vec<Sample> {
     let real = |kind| move |parts: &[&[u8]]| checksum(kind, parts);
     let header = real(Checksum::PackHeader);
     let frame = real(Checksum::Frame);
@@ -427,7 +427,7 @@ pub fn sealed_samples() -> Vec<Sample> {
     ]
 }
 
-pub fn samples() -> Vec<Sample> {
+pub(crate) fn samples() -> Vec<Sample> {
     let mut all = rows! {
         "inode_file": InodeRow = inode_file();
         "inode_symlink": InodeRow = inode_symlink();

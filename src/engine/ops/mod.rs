@@ -9,5 +9,5 @@ mod remove;
 mod rename;
 mod xattr;
 
-pub(crate) use attr::{file_kind, ioctl_flags};
-pub(crate) use io::part;
+pub(crate) use attr::{file_kind, ioctl_flags, resize};
+pub(crate) use io::{Source, part, piece_of};

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::base::limits::{XATTR_LIST_LEN_MAX, XATTR_NAME_LEN_MAX, XATTR_VALUE_LEN_MAX};
+use crate::base::limits::{
+    XATTR_LIST_LEN_MAX, XATTR_NAME_LEN_MAX, XATTR_TOTAL_LEN_MAX, XATTR_VALUE_LEN_MAX,
+};
 use crate::base::{Error, Ino, Result};
 use crate::engine::Engine;
 use crate::engine::acl::{self, Acl};
-use crate::engine::inode::Inode;
+use crate::engine::inode::{Inode, State};
 use crate::engine::types::{Caller, XattrMode};
 use crate::format::keys;
 use crate::format::rows::{FLAG_APPEND, FLAG_HAS_XATTRS, FLAG_IMMUTABLE, Kind, Table};
@@ -105,6 +107,7 @@ impl Engine {
             XattrMode::Replace if !exists => return Err(Error::NoAttribute),
             _ => {}
         }
+        self.check_xattr_room(&inode, &guard, name, value)?;
         let now = self.env.now();
         let mut change = self.change();
         change.set_xattr(ino, name, Some(value));
@@ -160,6 +163,7 @@ impl Engine {
         if name == acl::DEFAULT && guard.row.attrs.kind != Kind::Dir && list.is_some() {
             return Err(Error::AccessDenied);
         }
+        self.check_xattr_room(inode, &guard, name, value)?;
         let now = self.env.now();
         let mut change = self.change();
         // A minimal access list says nothing that the mode does not say; a default list always counts.
@@ -178,6 +182,32 @@ impl Engine {
         change.put_inode(inode, &guard);
         change.apply();
         Ok(())
+    }
+
+    /// Fails if the attributes of an inode would take more than an entry of a snapshot has room for.
+    fn check_xattr_room(
+        &self,
+        inode: &Inode,
+        state: &State,
+        name: &[u8],
+        value: &[u8],
+    ) -> Result<()> {
+        let mut total = name.len() + value.len() + state.row.target.len();
+        if state.row.attrs.flags & FLAG_HAS_XATTRS != 0 {
+            let (from, to) = keys::ino_range(inode.ino);
+            for_each_row(&self.live, Table::Xattr, &from, &to, &mut |key, old| {
+                let (_, other) = keys::parse_xattr(key)?;
+                if other != name {
+                    total += other.len() + old.len();
+                }
+                Ok(true)
+            })?;
+        }
+        if total > XATTR_TOTAL_LEN_MAX {
+            Err(Error::NoSpace)
+        } else {
+            Ok(())
+        }
     }
 
     /// One of the facts about how a file is stored, as text.

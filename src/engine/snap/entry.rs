@@ -393,7 +393,6 @@ pub(crate) fn new_entry(
 pub(crate) fn dir_body(trie: crate::format::node::DirChild, groups: Digest) -> Body {
     Body::Dir(DirBody { trie, groups })
 }
-
 /// The digest of bytes that are read in pieces; kept for verification of files of any size.
 pub(crate) fn hash_file(
     size: u64,

@@ -6,11 +6,15 @@ mod dirty;
 mod entry;
 mod ids;
 mod list;
+mod restore;
+mod restore_put;
+mod rollback;
 mod tree;
 mod trie;
 mod verify;
 mod virt;
 
 pub(crate) use ids::for_each_id;
+pub use restore::{RestoreOptions, RestoreReport};
 pub(crate) use tree::{NodeCache, Tree};
 pub(crate) use virt::Virtual;

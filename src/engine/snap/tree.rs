@@ -8,14 +8,14 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use crate::base::limits::SEGMENT_LEN;
-use crate::base::{ChunkId, Error, Ino, Result};
+use crate::base::{ChunkId, Error, Result};
 use crate::chunk::ChunkStore;
 use crate::engine::extents::clip;
 use crate::engine::names::slot_of_hash;
 use crate::engine::ops::part;
 use crate::format::node::{Body, DirBody, DirChild, Entry, Node};
 use crate::format::rows::{ExtentRow, Kind, SnapshotRow};
-use crate::hash::{self, EntryKind};
+use crate::hash::{self, EntryKind, RootRecord, Seed};
 
 /// Decoded nodes that are kept.
 const NODES_CACHED: usize = 512;
@@ -74,6 +74,24 @@ impl Tree<'_> {
         match &*self.node(&snapshot.root)? {
             Node::Root(entry) => Ok((**entry).clone()),
             _ => Err(malformed("its root is another kind of node")),
+        }
+    }
+
+    /// As [`Tree::root`], after comparing its digests with the seed of the snapshot.
+    pub(crate) fn checked_root(&self, snapshot: &SnapshotRow) -> Result<Entry> {
+        let root = self.root(snapshot)?;
+        let record = RootRecord {
+            content: root.content,
+            full: root.full,
+        };
+        let expected = Seed::from_raw(*snapshot.seed.as_bytes());
+        if record.seed() == expected {
+            Ok(root)
+        } else {
+            Err(Error::SeedMismatch {
+                expected: expected.to_string(),
+                found: record.seed().to_string(),
+            })
         }
     }
 
@@ -199,6 +217,19 @@ impl Tree<'_> {
         Ok(out)
     }
 
+    /// The indexes of the segments of a file that may have extents, ascending.
+    pub(crate) fn segments(&self, entry: &Entry) -> Result<Vec<u64>> {
+        match &entry.body {
+            Body::Inline(extents) if extents.is_empty() => Ok(Vec::new()),
+            Body::Inline(_) => Ok(vec![0]),
+            Body::File(id) => match &*self.node(id)? {
+                Node::File(file) => Ok(file.segments.iter().map(|(idx, ..)| *idx).collect()),
+                _ => Err(malformed("a file holds another kind of node")),
+            },
+            _ => Err(Error::Invalid("not a regular file")),
+        }
+    }
+
     /// Appends the bytes of `range`, which lies within the file, to `sink`.
     pub(crate) fn read(&self, entry: &Entry, range: Range<u64>, sink: &mut Vec<u8>) -> Result<()> {
         let extents = self.extents(entry, range.clone())?;
@@ -234,9 +265,4 @@ pub(crate) fn read_extents(
         );
     }
     Ok(())
-}
-
-/// Whether an inode number is one that a live tree may have.
-pub(crate) fn is_live(ino: Ino) -> bool {
-    ino.raw() < 1 << 48
 }
