@@ -68,7 +68,7 @@ pub type EachCommit<'a> = &'a mut dyn FnMut(Vec<Op>, Watermark) -> Result<()>;
 
 /// Reads the log from `from`, or from its beginning, and calls `each` with every complete commit in order.
 ///
-/// Writes nothing. Reads the LOG packs from the watermark's on, and the header of every older one.
+/// Writes nothing, but syncs the newest LOG pack: what is reported is durable. Reads the LOG packs from the watermark's on, and the header of every older one.
 ///
 /// # Errors
 /// [`Error::PackMissing`], [`Error::PackTruncated`], [`Error::LogDamaged`] as described for the module; those
@@ -89,6 +89,11 @@ pub fn replay(
     };
     let chain = log.chain()?;
     let absent = log.absent_numbers();
+    if let Some(newest) = chain.last() {
+        // A process that died before its sync left records that only the system's cache holds. They are made
+        // durable before the index, or the cut of the next LOG pack, relies on them (I1).
+        newest.file.sync_data()?;
+    }
     let missing = if absent.is_empty() {
         Vec::new()
     } else {

@@ -30,15 +30,20 @@ pub(crate) enum Fault {
 
 type Faults = Arc<Mutex<Option<Fault>>>;
 
+/// Lengths of the files as they were when they were last synced.
+type SyncedLens = Arc<Mutex<BTreeMap<String, u64>>>;
+
 pub(crate) struct FaultyDisk {
     inner: RealDisk,
     fault: Faults,
+    synced: SyncedLens,
 }
 
 struct FaultyFile {
     name: String,
     inner: Arc<dyn DiskFile>,
     fault: Faults,
+    synced: SyncedLens,
 }
 
 impl FaultyDisk {
@@ -51,6 +56,7 @@ impl FaultyDisk {
             name: name.to_owned(),
             inner,
             fault: Arc::clone(&self.fault),
+            synced: Arc::clone(&self.synced),
         })
     }
 }
@@ -110,7 +116,12 @@ impl DiskFile for FaultyFile {
     fn sync_data(&self) -> Result<()> {
         match *self.fault.lock().unwrap() {
             Some(Fault::Sync(end)) if self.name.ends_with(end) => Err(broken("fdatasync")),
-            _ => self.inner.sync_data(),
+            _ => {
+                self.inner.sync_data()?;
+                let len = self.inner.len()?.raw();
+                self.synced.lock().unwrap().insert(self.name.clone(), len);
+                Ok(())
+            }
         }
     }
     fn len(&self) -> Result<ByteLen> {
@@ -158,6 +169,7 @@ impl World {
         let disk = Arc::new(FaultyDisk {
             inner: RealDisk::new(dir.path()),
             fault: Arc::default(),
+            synced: Arc::default(),
         });
         let env = Env::real();
         let store = StoreId::from_raw([7; 16]);
@@ -197,6 +209,15 @@ impl World {
     /// Ends the process without closing anything.
     pub(crate) fn crash(&mut self) {
         self.store = None;
+    }
+
+    /// Ends the machine: of a pack only what was synced is left.
+    pub(crate) fn lose_power(&mut self) {
+        self.store = None;
+        let synced = self.disk.synced.lock().unwrap().clone();
+        for (name, len) in synced.iter().filter(|(name, _)| name.starts_with("packs/")) {
+            self.truncate(name, *len);
+        }
     }
 
     /// Ends the process in order.
