@@ -515,3 +515,23 @@ fn a_commit_that_recovery_found_unsynced_is_durable_before_anything_builds_on_it
     assert_eq!(world.read_all(&ids), [text(3, 1_000)]);
     assert_eq!(world.mark().lsn, recovered.lsn.next());
 }
+
+/// A torn LOG pack counts for nothing because its number is above the high-water mark. A DATA pack that raised the
+/// mark over it before there was a new LOG pack made it look like damage for ever.
+#[test]
+fn a_torn_log_pack_stays_harmless_when_a_later_data_pack_raises_the_high_water_mark() {
+    let mut world = World::new();
+    let ids = world.commit(true, &[text(1, 1_000)]);
+    let torn = PackId::from_raw(world.mark().pack.raw() + 1);
+    world.crash();
+    world.write_file(&pack_name(torn, PackKind::Log), &[]);
+    world.index_from_scratch();
+    let store = std::sync::Arc::clone(world.store());
+    let mut batch = store.begin(false).unwrap();
+    let piece = noise(1, 200_000);
+    store.put(&mut batch, PutKind::Data, &[&piece]).unwrap();
+    drop((batch, store));
+    world.crash();
+    world.index_from_scratch();
+    assert_eq!(world.read_all(&ids), [text(1, 1_000)]);
+}

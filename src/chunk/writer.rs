@@ -5,7 +5,9 @@
 //!    high-water mark; 4. the first commit that uses it.
 //!
 //! A crash before 3 leaves a pack above the high-water mark that no commit can name: replay passes it over
-//! if its header is torn. After 3 every number up to the mark has a file, so that a missing one shows.
+//! if its header is torn. After 3 every number up to the mark has a file, so that a missing one shows. A torn
+//! LOG pack must stay above the mark or below the newest LOG pack: so DATA packs are created only while a LOG
+//! pack is open.
 //!
 //! A commit: frames of DATA packs, their sync, inline frames, record parts, one sync of the LOG pack.
 
@@ -335,6 +337,15 @@ impl Writer {
         })
     }
 
+    /// Creates a DATA pack, after a LOG pack if none is open: see the order above.
+    fn create_data(&mut self) -> Result<OpenPack> {
+        if self.log.is_none() {
+            let log = self.take_log(0, false)?;
+            self.log = Some(log);
+        }
+        self.create(None)
+    }
+
     /// Appends a frame to the open DATA pack, or to a new one if it is full.
     pub(super) fn append_data(&mut self, frame: &PackedFrame) -> Result<ChunkRows> {
         let need = frame.total_len();
@@ -345,9 +356,9 @@ impl Writer {
                 let id = full.out.id();
                 let row = full.seal(&self.superblock, (0, Lsn::from_raw(0), CHAIN_START))?;
                 self.touched.insert(id, Some(row.into_inner()));
-                self.create(None)?
+                self.create_data()?
             }
-            None => self.create(None)?,
+            None => self.create_data()?,
         };
         // An error drops the pack: it is poisoned.
         let (_, rows) = pack.append_frame(&self.superblock, frame)?;
