@@ -535,3 +535,20 @@ fn a_torn_log_pack_stays_harmless_when_a_later_data_pack_raises_the_high_water_m
     world.index_from_scratch();
     assert_eq!(world.read_all(&ids), [text(1, 1_000)]);
 }
+
+/// A frame of an abandoned commit waits in memory for the next write: it is no damage of the pack.
+#[test]
+fn a_scan_beside_a_batch_sees_no_damage() {
+    let mut world = World::new();
+    world.commit(false, &[text(1, 1_000)]);
+    let store = std::sync::Arc::clone(world.store());
+    let mut batch = store.begin(false).unwrap();
+    let piece = noise(1, 200_000);
+    store.put(&mut batch, PutKind::Data, &[&piece]).unwrap();
+    for kind in [PackKind::Log, PackKind::Data] {
+        for id in world.packs(kind) {
+            let (_, problems) = world.scan(id);
+            assert_eq!(problems, Vec::<String>::new(), "{id}");
+        }
+    }
+}

@@ -271,16 +271,16 @@ impl Writer {
         self.touched.clear();
     }
 
-    /// Durable lengths of the packs that are open, and whether they are LOG packs.
+    /// Up to where the packs that are open must verify: a LOG pack's last record, what a DATA pack's file has.
     pub(super) fn open_packs(&self) -> Vec<(PackId, PackOff)> {
         let log = self
             .log
             .as_ref()
-            .map(|log| (log.pack.out.id(), self.end.mark.off));
+            .map(|log| (log.pack.out.id(), log.record_end));
         let data = self
             .data
             .as_ref()
-            .map(|data| (data.out.id(), data.out.end()));
+            .map(|data| (data.out.id(), data.out.written()));
         log.into_iter().chain(data).collect()
     }
 
