@@ -6,7 +6,7 @@ mod world;
 use mmhfs::base::{Error, PackId};
 use mmhfs::chunk::{PutKind, load_superblock, pack_name};
 use mmhfs::disk::StoreLock;
-use mmhfs::format::rows::PackKind;
+use mmhfs::format::rows::{Op, PackKind, Table};
 use world::{Fault, World, noise, text};
 
 #[test]
@@ -550,5 +550,26 @@ fn a_scan_beside_a_batch_sees_no_damage() {
             let (_, problems) = world.scan(id);
             assert_eq!(problems, Vec::<String>::new(), "{id}");
         }
+    }
+}
+
+/// What replay would refuse must not get into the log: no record after it could be read any more.
+#[test]
+fn operations_that_replay_refuses_are_refused_before_they_are_written() {
+    for op in [
+        Op::DelRange(Table::Extent, vec![1; 16], vec![1; 16]),
+        Op::Put(Table::Inode, vec![], vec![]),
+        Op::Put(Table::Xattr, vec![1; 9], vec![0; 70_000]),
+        Op::Del(Table::Xattr, vec![1; 513]),
+    ] {
+        let mut world = World::new();
+        world.commit(true, &[text(1, 1_000)]);
+        let batch = world.store().begin(true).unwrap();
+        let refused = world.store().finish(batch, vec![op.clone()]);
+        assert!(matches!(refused, Err(Error::Internal(_))), "{op:?}");
+        world.commit(true, &[text(2, 1_000)]);
+        world.crash();
+        world.index_from_scratch();
+        assert_eq!(world.mark().lsn.raw(), 2);
     }
 }

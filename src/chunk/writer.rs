@@ -30,7 +30,7 @@ use crate::format::footer::{
 use crate::format::frame::{Address, FRAME_CHUNK_LEN, FrameHead, encode_frame};
 use crate::format::pack::{Cut, PackHeader, encode_pack_header};
 use crate::format::record::{
-    OP_LEN_MAX, RECORD_HEADER_LEN, RecordHead, encode_ops, encode_record, op_len,
+    OP_LEN_MAX, RECORD_HEADER_LEN, RecordHead, encode_ops, encode_record, op_is_valid, op_len,
 };
 use crate::format::rows::{ChunkRow, Op, PackKind, PackRow, Table};
 use crate::format::superblock::Superblock;
@@ -417,6 +417,10 @@ impl Writer {
 
     /// Makes a batch and its operations durable. On an error the caller calls [`Writer::give_up`].
     pub(super) fn commit(&mut self, batch: &mut Batch, ops: Vec<Op>) -> Result<Durable<Committed>> {
+        // What replay refuses would make the log unreadable from there on.
+        if !ops.iter().all(op_is_valid) {
+            return Err(Error::Internal("an operation that no record may hold"));
+        }
         let data_rows = self.sync_data()?.into_inner();
         let staged_len: usize = batch.staged.iter().map(PackedFrame::total_len).sum();
         let chunks: usize = batch.staged.iter().map(|frame| frame.chunks.len()).sum();
