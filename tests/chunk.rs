@@ -573,3 +573,14 @@ fn operations_that_replay_refuses_are_refused_before_they_are_written() {
         assert_eq!(world.mark().lsn.raw(), 2);
     }
 }
+
+/// I10: a number in the superblock allocates nothing in proportion to it.
+#[test]
+fn a_high_water_mark_far_above_all_packs_is_a_missing_pack_at_once() {
+    let mut world = World::new();
+    world.commit(true, &[text(1, 1_000)]);
+    world.crash();
+    world.set_high_water(PackId::from_raw(u64::MAX));
+    let found = world.try_index_from_scratch();
+    assert!(matches!(found, Err(Error::PackMissing { .. })), "{found:?}");
+}

@@ -18,7 +18,8 @@ use mmhfs::chunk::{
 };
 use mmhfs::disk::{Access, Disk, DiskFile, RealDisk, Space};
 use mmhfs::format::rows::{ChunkRow, Op, PackKind, Table};
-use mmhfs::format::superblock::Superblock;
+use mmhfs::format::superblock::{Superblock, encode_superblock};
+use mmhfs::hash::{Checksum, checksum};
 
 /// What the disk refuses, by the end of the file's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -442,6 +443,17 @@ impl World {
             .unwrap();
         file.write_all_at(&bytes[usize::try_from(at).unwrap()..][..1], at)
             .unwrap();
+    }
+
+    /// Replaces all copies of the superblock by ones with another high-water mark.
+    pub(crate) fn set_high_water(&self, id: PackId) {
+        let mut superblock = self.superblock();
+        superblock.pack_high_water = id;
+        let hash = |parts: &[&[u8]]| checksum(Checksum::Superblock, parts);
+        let bytes = encode_superblock(&superblock, &hash).unwrap();
+        for name in ["super.0", "super.1", "super.2"] {
+            self.write_file(name, &bytes);
+        }
     }
 
     /// Offset of the first record's span in a pack.
