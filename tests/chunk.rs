@@ -584,3 +584,17 @@ fn a_high_water_mark_far_above_all_packs_is_a_missing_pack_at_once() {
     let found = world.try_index_from_scratch();
     assert!(matches!(found, Err(Error::PackMissing { .. })), "{found:?}");
 }
+
+#[test]
+fn a_row_that_does_not_decode_is_named_with_its_pack_and_offset() {
+    let mut world = World::new();
+    world.commit_ops(vec![Op::Put(Table::Pack, vec![1; 3], vec![1])]);
+    let pack = world.mark().pack;
+    world.crash();
+    match world.try_index_from_scratch() {
+        Err(Error::LogDamaged { site, .. }) => {
+            assert_eq!((site.pack, site.off.raw()), (pack, world.log_start()));
+        }
+        other => panic!("{other:?}"),
+    }
+}

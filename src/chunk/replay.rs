@@ -451,8 +451,10 @@ impl<'a> State<'a> {
         self.done_epoch = link.cut.epoch;
         if reporting {
             let ops = std::mem::take(&mut self.ops);
-            self.note_packs(&ops)?;
-            (self.each)(ops, self.done)?;
+            let taken = self.note_packs(&ops);
+            if let Err(error) = taken.and_then(|()| (self.each)(ops, self.done)) {
+                return detail_of(error).map(Some);
+            }
         } else if self.from == Some(self.done) {
             self.from = None;
         }
