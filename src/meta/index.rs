@@ -8,8 +8,9 @@ use std::path::Path;
 
 use parking_lot::Mutex;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
-    FlushOptions, IteratorMode, Options, ReadOptions, SliceTransform, WriteBatch, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType,
+    DBRawIterator, FlushOptions, IteratorMode, LruCacheOptions, Options, ReadOptions,
+    SliceTransform, WriteBatch, WriteOptions,
 };
 
 use super::{Row, Rows};
@@ -65,7 +66,11 @@ impl Index {
         options.set_log_level(rocksdb::LogLevel::Warn);
         options.set_max_background_jobs(2);
         options.set_paranoid_checks(true);
-        let cache = Cache::new_lru_cache(config.cache_len);
+        // Few shards: a block that is larger than a shard is never cached and would be read for each lookup.
+        let mut how = LruCacheOptions::default();
+        how.set_capacity(config.cache_len);
+        how.set_num_shard_bits(2);
+        let cache = Cache::new_lru_cache_opts(&how);
         let families = Table::ALL
             .iter()
             .map(|t| ColumnFamilyDescriptor::new(t.name(), table_options(*t, &cache, config)));
@@ -273,6 +278,11 @@ fn table_options(table: Table, cache: &Cache, config: &IndexConfig) -> Options {
     block.set_cache_index_and_filter_blocks(true);
     block.set_cache_index_and_filter_blocks_with_high_priority(true);
     block.set_bloom_filter(10.0, false);
+    // Filters and indexes in parts, so that those of a table larger than the cache are read as they are needed.
+    block.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    block.set_partition_filters(true);
+    block.set_metadata_block_size(4 << 10);
+    block.set_pin_top_level_index_and_filter(true);
     let mut options = Options::default();
     options.set_block_based_table_factory(&block);
     options.set_write_buffer_size((config.write_buffer_len / 2).max(1 << 20));
