@@ -6,7 +6,7 @@ mod world;
 use mmhfs::base::{Error, PackId};
 use mmhfs::chunk::{PutKind, load_superblock, pack_name};
 use mmhfs::disk::StoreLock;
-use mmhfs::format::rows::PackKind;
+use mmhfs::format::rows::{Op, PackKind, Table};
 use world::{Fault, World, noise, text};
 
 #[test]
@@ -494,5 +494,107 @@ fn a_pack_that_was_being_created_in_a_crash_is_passed_over_and_its_number_is_not
         world.crash();
         world.index_from_scratch();
         assert_eq!(world.mark().lsn.raw(), 2);
+    }
+}
+
+/// A process that dies before its sync leaves a record that only the system's cache holds. Who opens the store
+/// next builds on it: its index and the cut of its LOG pack say that the record is there.
+#[test]
+fn a_commit_that_recovery_found_unsynced_is_durable_before_anything_builds_on_it() {
+    let mut world = World::new();
+    world.commit(true, &[text(1, 1_000)]);
+    world.disk().fail(Some(Fault::Sync("log")));
+    assert!(world.try_commit(true, &[text(2, 1_000)]).is_err());
+    world.disk().fail(None);
+    world.crash();
+    world.index_from_scratch();
+    let recovered = world.mark();
+    let ids = world.commit(true, &[text(3, 1_000)]);
+    world.lose_power();
+    world.index_from_scratch();
+    assert_eq!(world.read_all(&ids), [text(3, 1_000)]);
+    assert_eq!(world.mark().lsn, recovered.lsn.next());
+}
+
+/// A torn LOG pack counts for nothing because its number is above the high-water mark. A DATA pack that raised the
+/// mark over it before there was a new LOG pack made it look like damage for ever.
+#[test]
+fn a_torn_log_pack_stays_harmless_when_a_later_data_pack_raises_the_high_water_mark() {
+    let mut world = World::new();
+    let ids = world.commit(true, &[text(1, 1_000)]);
+    let torn = PackId::from_raw(world.mark().pack.raw() + 1);
+    world.crash();
+    world.write_file(&pack_name(torn, PackKind::Log), &[]);
+    world.index_from_scratch();
+    let store = std::sync::Arc::clone(world.store());
+    let mut batch = store.begin(false).unwrap();
+    let piece = noise(1, 200_000);
+    store.put(&mut batch, PutKind::Data, &[&piece]).unwrap();
+    drop((batch, store));
+    world.crash();
+    world.index_from_scratch();
+    assert_eq!(world.read_all(&ids), [text(1, 1_000)]);
+}
+
+/// A frame of an abandoned commit waits in memory for the next write: it is no damage of the pack.
+#[test]
+fn a_scan_beside_a_batch_sees_no_damage() {
+    let mut world = World::new();
+    world.commit(false, &[text(1, 1_000)]);
+    let store = std::sync::Arc::clone(world.store());
+    let mut batch = store.begin(false).unwrap();
+    let piece = noise(1, 200_000);
+    store.put(&mut batch, PutKind::Data, &[&piece]).unwrap();
+    for kind in [PackKind::Log, PackKind::Data] {
+        for id in world.packs(kind) {
+            let (_, problems) = world.scan(id);
+            assert_eq!(problems, Vec::<String>::new(), "{id}");
+        }
+    }
+}
+
+/// What replay would refuse must not get into the log: no record after it could be read any more.
+#[test]
+fn operations_that_replay_refuses_are_refused_before_they_are_written() {
+    for op in [
+        Op::DelRange(Table::Extent, vec![1; 16], vec![1; 16]),
+        Op::Put(Table::Inode, vec![], vec![]),
+        Op::Put(Table::Xattr, vec![1; 9], vec![0; 70_000]),
+        Op::Del(Table::Xattr, vec![1; 513]),
+    ] {
+        let mut world = World::new();
+        world.commit(true, &[text(1, 1_000)]);
+        let batch = world.store().begin(true).unwrap();
+        let refused = world.store().finish(batch, vec![op.clone()]);
+        assert!(matches!(refused, Err(Error::Internal(_))), "{op:?}");
+        world.commit(true, &[text(2, 1_000)]);
+        world.crash();
+        world.index_from_scratch();
+        assert_eq!(world.mark().lsn.raw(), 2);
+    }
+}
+
+/// I10: a number in the superblock allocates nothing in proportion to it.
+#[test]
+fn a_high_water_mark_far_above_all_packs_is_a_missing_pack_at_once() {
+    let mut world = World::new();
+    world.commit(true, &[text(1, 1_000)]);
+    world.crash();
+    world.set_high_water(PackId::from_raw(u64::MAX));
+    let found = world.try_index_from_scratch();
+    assert!(matches!(found, Err(Error::PackMissing { .. })), "{found:?}");
+}
+
+#[test]
+fn a_row_that_does_not_decode_is_named_with_its_pack_and_offset() {
+    let mut world = World::new();
+    world.commit_ops(vec![Op::Put(Table::Pack, vec![1; 3], vec![1])]);
+    let pack = world.mark().pack;
+    world.crash();
+    match world.try_index_from_scratch() {
+        Err(Error::LogDamaged { site, .. }) => {
+            assert_eq!((site.pack, site.off.raw()), (pack, world.log_start()));
+        }
+        other => panic!("{other:?}"),
     }
 }

@@ -57,6 +57,11 @@ impl PackWriter {
         PackOff::from_raw(self.written.saturating_add(self.buf.len() as u64))
     }
 
+    /// Bytes that were handed to the system; ends between two appended pieces.
+    pub(super) fn written(&self) -> PackOff {
+        PackOff::from_raw(self.written)
+    }
+
     /// Digest of all bytes appended so far.
     pub(super) fn digest(&self) -> [u8; 32] {
         self.digest.finish()

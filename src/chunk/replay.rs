@@ -13,6 +13,7 @@
 //!    (Rot in the very last commit of an unsealed pack cannot be told from a tear, except by the watermark.)
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -68,7 +69,7 @@ pub type EachCommit<'a> = &'a mut dyn FnMut(Vec<Op>, Watermark) -> Result<()>;
 
 /// Reads the log from `from`, or from its beginning, and calls `each` with every complete commit in order.
 ///
-/// Writes nothing. Reads the LOG packs from the watermark's on, and the header of every older one.
+/// Writes nothing, but syncs the newest LOG pack: what is reported is durable. Reads the LOG packs from the watermark's on, and the header of every older one.
 ///
 /// # Errors
 /// [`Error::PackMissing`], [`Error::PackTruncated`], [`Error::LogDamaged`] as described for the module; those
@@ -88,6 +89,11 @@ pub fn replay(
         packs: &packs,
     };
     let chain = log.chain()?;
+    if let Some(newest) = chain.last() {
+        // A process that died before its sync left records that only the system's cache holds. They are made
+        // durable before the index, or the cut of the next LOG pack, relies on them (I1).
+        newest.file.sync_data()?;
+    }
     let absent = log.absent_numbers();
     let missing = if absent.is_empty() {
         Vec::new()
@@ -274,15 +280,14 @@ impl Log<'_> {
         })
     }
 
-    /// Pack numbers that were given out and have no file.
-    fn absent_numbers(&self) -> Vec<PackId> {
+    /// Ranges of pack numbers that were given out and have no file; at most one more than there are packs.
+    fn absent_numbers(&self) -> Vec<Range<PackId>> {
         let mut next = PackId::default().next();
         let mut absent = Vec::new();
         let end = self.superblock.pack_high_water.next();
         for &id in self.packs.keys().chain([&end]).filter(|id| **id <= end) {
-            while next < id {
-                absent.push(next);
-                next = next.next();
+            if next < id {
+                absent.push(next..id);
             }
             next = id.next();
         }
@@ -293,18 +298,24 @@ impl Log<'_> {
     ///
     /// An absent one below the newest LOG pack that neither a cut nor a row names held nothing that counts. One
     /// above it that no row names was a LOG pack newer than all we have: then commits are lost.
-    fn missing_data(&self, chain: &[Link], absent: &[PackId]) -> Result<Vec<PackId>> {
+    fn missing_data(&self, chain: &[Link], absent: &[Range<PackId>]) -> Result<Vec<PackId>> {
         let mut ignore = |_: Vec<Op>, _: Watermark| Ok(());
         let mut state = State::new(None, &mut ignore);
         self.walk(chain, &mut state)?;
         let newest = chain.last().map(|link| link.id).unwrap_or_default();
-        let is_data = |id: &&PackId| state.rows.contains_key(id);
-        if let Some(id) = absent.iter().find(|id| **id > newest && !is_data(id)) {
-            return Err(Error::PackMissing {
-                path: self.disk.path(&pack_name(*id, PackKind::Log)),
-            });
+        for range in absent {
+            let mut id = range.start.max(newest.next());
+            while id < range.end && state.rows.contains_key(&id) {
+                id = id.next();
+            }
+            if id < range.end {
+                return Err(Error::PackMissing {
+                    path: self.disk.path(&pack_name(id, PackKind::Log)),
+                });
+            }
         }
-        Ok(absent.iter().filter(is_data).copied().collect())
+        let is_absent = |id: &&PackId| absent.iter().any(|range| range.contains(*id));
+        Ok(state.rows.keys().filter(is_absent).copied().collect())
     }
 
     /// Walks the records; false if the watermark is not met.
@@ -440,8 +451,10 @@ impl<'a> State<'a> {
         self.done_epoch = link.cut.epoch;
         if reporting {
             let ops = std::mem::take(&mut self.ops);
-            self.note_packs(&ops)?;
-            (self.each)(ops, self.done)?;
+            let taken = self.note_packs(&ops);
+            if let Err(error) = taken.and_then(|()| (self.each)(ops, self.done)) {
+                return detail_of(error).map(Some);
+            }
         } else if self.from == Some(self.done) {
             self.from = None;
         }

@@ -5,7 +5,9 @@
 //!    high-water mark; 4. the first commit that uses it.
 //!
 //! A crash before 3 leaves a pack above the high-water mark that no commit can name: replay passes it over
-//! if its header is torn. After 3 every number up to the mark has a file, so that a missing one shows.
+//! if its header is torn. After 3 every number up to the mark has a file, so that a missing one shows. A torn
+//! LOG pack must stay above the mark or below the newest LOG pack: so DATA packs are created only while a LOG
+//! pack is open.
 //!
 //! A commit: frames of DATA packs, their sync, inline frames, record parts, one sync of the LOG pack.
 
@@ -28,7 +30,7 @@ use crate::format::footer::{
 use crate::format::frame::{Address, FRAME_CHUNK_LEN, FrameHead, encode_frame};
 use crate::format::pack::{Cut, PackHeader, encode_pack_header};
 use crate::format::record::{
-    OP_LEN_MAX, RECORD_HEADER_LEN, RecordHead, encode_ops, encode_record, op_len,
+    OP_LEN_MAX, RECORD_HEADER_LEN, RecordHead, encode_ops, encode_record, op_is_valid, op_len,
 };
 use crate::format::rows::{ChunkRow, Op, PackKind, PackRow, Table};
 use crate::format::superblock::Superblock;
@@ -269,16 +271,16 @@ impl Writer {
         self.touched.clear();
     }
 
-    /// Durable lengths of the packs that are open, and whether they are LOG packs.
+    /// Up to where the packs that are open must verify: a LOG pack's last record, what a DATA pack's file has.
     pub(super) fn open_packs(&self) -> Vec<(PackId, PackOff)> {
         let log = self
             .log
             .as_ref()
-            .map(|log| (log.pack.out.id(), self.end.mark.off));
+            .map(|log| (log.pack.out.id(), log.record_end));
         let data = self
             .data
             .as_ref()
-            .map(|data| (data.out.id(), data.out.end()));
+            .map(|data| (data.out.id(), data.out.written()));
         log.into_iter().chain(data).collect()
     }
 
@@ -335,6 +337,15 @@ impl Writer {
         })
     }
 
+    /// Creates a DATA pack, after a LOG pack if none is open: see the order above.
+    fn create_data(&mut self) -> Result<OpenPack> {
+        if self.log.is_none() {
+            let log = self.take_log(0, false)?;
+            self.log = Some(log);
+        }
+        self.create(None)
+    }
+
     /// Appends a frame to the open DATA pack, or to a new one if it is full.
     pub(super) fn append_data(&mut self, frame: &PackedFrame) -> Result<ChunkRows> {
         let need = frame.total_len();
@@ -345,9 +356,9 @@ impl Writer {
                 let id = full.out.id();
                 let row = full.seal(&self.superblock, (0, Lsn::from_raw(0), CHAIN_START))?;
                 self.touched.insert(id, Some(row.into_inner()));
-                self.create(None)?
+                self.create_data()?
             }
-            None => self.create(None)?,
+            None => self.create_data()?,
         };
         // An error drops the pack: it is poisoned.
         let (_, rows) = pack.append_frame(&self.superblock, frame)?;
@@ -406,6 +417,10 @@ impl Writer {
 
     /// Makes a batch and its operations durable. On an error the caller calls [`Writer::give_up`].
     pub(super) fn commit(&mut self, batch: &mut Batch, ops: Vec<Op>) -> Result<Durable<Committed>> {
+        // What replay refuses would make the log unreadable from there on.
+        if !ops.iter().all(op_is_valid) {
+            return Err(Error::Internal("an operation that no record may hold"));
+        }
         let data_rows = self.sync_data()?.into_inner();
         let staged_len: usize = batch.staged.iter().map(PackedFrame::total_len).sum();
         let chunks: usize = batch.staged.iter().map(|frame| frame.chunks.len()).sum();

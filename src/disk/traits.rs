@@ -8,7 +8,7 @@ use crate::base::{ByteLen, PackOff, Result};
 /// How an existing file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Only [`DiskFile::read_at`] and [`DiskFile::len`] will be called.
+    /// All but [`DiskFile::write_at`] will be called.
     Read,
     /// Everything will be called.
     ReadWrite,

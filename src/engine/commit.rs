@@ -149,25 +149,33 @@ impl Engine {
         extra: impl FnOnce(&Index) -> Vec<Op>,
         after: impl FnOnce() -> T,
     ) -> Result<T> {
-        // What an earlier failure has left behind goes first, in a commit of its own.
         self.commit()?;
-        let mut left = None;
-        let result = self.exclusive(|| match self.run_commit(None, extra(self.index())) {
+        self.exclusive(|| {
+            // What a failure has left behind goes first, in a commit of its own: nothing newer may be frozen
+            // beside it. It may have come since the commit above.
+            let left = self.gate.state.lock().frozen.take();
+            if left.is_some() {
+                self.commit_alone(left, Vec::new())?;
+            }
+            self.commit_alone(None, extra(self.index()))?;
+            Ok(after())
+        })
+    }
+
+    /// One run of the holder of the gate, who leaves what has failed there before he gives it back.
+    fn commit_alone(&self, retry: Option<Frozen>, extra: Vec<Op>) -> Result<()> {
+        let result = self.run_commit(retry, extra);
+        let mut gate = self.gate.state.lock();
+        match result {
             Ok(done) => {
-                let mut gate = self.gate.state.lock();
                 gate.done = gate.done.max(done);
-                drop(gate);
-                Ok(after())
+                Ok(())
             }
             Err((frozen, error)) => {
-                left = Some(frozen);
+                gate.frozen = Some(frozen);
                 Err(error)
             }
-        });
-        if let Some(frozen) = left {
-            self.gate.state.lock().frozen = Some(frozen);
         }
-        result
     }
 
     /// Runs `work` between two commits.

@@ -159,8 +159,10 @@ impl Engine {
         config.read_only |= config.seed.is_some();
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(dir));
         // Checked before the lock, which would make a file in a directory that is not a store.
-        let superblock = load_superblock(disk.as_ref())?;
+        load_superblock(disk.as_ref())?;
         let lock = StoreLock::take(dir)?;
+        // Again: who held the lock until now may have raised the high-water mark.
+        let superblock = load_superblock(disk.as_ref())?;
         if !config.read_only {
             superblock.check_writable()?;
         }
@@ -363,8 +365,9 @@ impl Engine {
     /// Those of [`Engine::open`].
     pub fn rebuild_index(dir: &Path, config: &Config) -> Result<u64> {
         let disk = RealDisk::new(dir);
-        let superblock = load_superblock(&disk)?;
+        load_superblock(&disk)?;
         let _lock = StoreLock::take(dir)?;
+        let superblock = load_superblock(&disk)?;
         remove_tree(&dir.join(INDEX))?;
         let index = Index::open(&dir.join(INDEX), &index_config(config))?;
         let mut commits = 0;

@@ -241,6 +241,17 @@ pub fn op_len(op: &Op) -> usize {
     }
 }
 
+/// Whether [`decode_ops`] accepts an operation; an encoder must not be given any other.
+#[must_use]
+pub fn op_is_valid(op: &Op) -> bool {
+    let key_fits = |key: &[u8]| (1..=KEY_LEN_MAX).contains(&key.len());
+    match op {
+        Op::Put(_, key, value) => key_fits(key) && value.len() <= VALUE_LEN_MAX,
+        Op::Del(_, key) => key_fits(key),
+        Op::DelRange(_, from, to) => key_fits(from) && key_fits(to) && from < to,
+    }
+}
+
 /// The payload of a record: its operations one after another.
 ///
 /// # Panics

@@ -18,7 +18,8 @@ use mmhfs::chunk::{
 };
 use mmhfs::disk::{Access, Disk, DiskFile, RealDisk, Space};
 use mmhfs::format::rows::{ChunkRow, Op, PackKind, Table};
-use mmhfs::format::superblock::Superblock;
+use mmhfs::format::superblock::{Superblock, encode_superblock};
+use mmhfs::hash::{Checksum, checksum};
 
 /// What the disk refuses, by the end of the file's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,15 +31,20 @@ pub(crate) enum Fault {
 
 type Faults = Arc<Mutex<Option<Fault>>>;
 
+/// Lengths of the files as they were when they were last synced.
+type SyncedLens = Arc<Mutex<BTreeMap<String, u64>>>;
+
 pub(crate) struct FaultyDisk {
     inner: RealDisk,
     fault: Faults,
+    synced: SyncedLens,
 }
 
 struct FaultyFile {
     name: String,
     inner: Arc<dyn DiskFile>,
     fault: Faults,
+    synced: SyncedLens,
 }
 
 impl FaultyDisk {
@@ -51,6 +57,7 @@ impl FaultyDisk {
             name: name.to_owned(),
             inner,
             fault: Arc::clone(&self.fault),
+            synced: Arc::clone(&self.synced),
         })
     }
 }
@@ -110,7 +117,12 @@ impl DiskFile for FaultyFile {
     fn sync_data(&self) -> Result<()> {
         match *self.fault.lock().unwrap() {
             Some(Fault::Sync(end)) if self.name.ends_with(end) => Err(broken("fdatasync")),
-            _ => self.inner.sync_data(),
+            _ => {
+                self.inner.sync_data()?;
+                let len = self.inner.len()?.raw();
+                self.synced.lock().unwrap().insert(self.name.clone(), len);
+                Ok(())
+            }
         }
     }
     fn len(&self) -> Result<ByteLen> {
@@ -158,6 +170,7 @@ impl World {
         let disk = Arc::new(FaultyDisk {
             inner: RealDisk::new(dir.path()),
             fault: Arc::default(),
+            synced: Arc::default(),
         });
         let env = Env::real();
         let store = StoreId::from_raw([7; 16]);
@@ -197,6 +210,15 @@ impl World {
     /// Ends the process without closing anything.
     pub(crate) fn crash(&mut self) {
         self.store = None;
+    }
+
+    /// Ends the machine: of a pack only what was synced is left.
+    pub(crate) fn lose_power(&mut self) {
+        self.store = None;
+        let synced = self.disk.synced.lock().unwrap().clone();
+        for (name, len) in synced.iter().filter(|(name, _)| name.starts_with("packs/")) {
+            self.truncate(name, *len);
+        }
     }
 
     /// Ends the process in order.
@@ -421,6 +443,17 @@ impl World {
             .unwrap();
         file.write_all_at(&bytes[usize::try_from(at).unwrap()..][..1], at)
             .unwrap();
+    }
+
+    /// Replaces all copies of the superblock by ones with another high-water mark.
+    pub(crate) fn set_high_water(&self, id: PackId) {
+        let mut superblock = self.superblock();
+        superblock.pack_high_water = id;
+        let hash = |parts: &[&[u8]]| checksum(Checksum::Superblock, parts);
+        let bytes = encode_superblock(&superblock, &hash).unwrap();
+        for name in ["super.0", "super.1", "super.2"] {
+            self.write_file(name, &bytes);
+        }
     }
 
     /// Offset of the first record's span in a pack.
