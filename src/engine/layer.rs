@@ -78,6 +78,9 @@ impl Layer {
 
     /// Writes `data` at `off`.
     pub(crate) fn write(&mut self, off: u64, data: &[u8]) {
+        if data.is_empty() {
+            return;
+        }
         let end = off + data.len() as u64;
         if let Some((start, Piece::Data(bytes))) = self.pieces.range_mut(..=off).next_back() {
             let at = usize::try_from(off - start).unwrap_or(usize::MAX);
@@ -211,6 +214,19 @@ mod tests {
         fn a_layer_holds_what_was_written_last(ops in proptest::collection::vec((0u8..9, 0u64..4096, 0u64..200), 1..60)) {
             check(&ops);
         }
+    }
+
+    /// Bug: a write of no bytes inside a hole put an empty piece in the place of the rest of the hole, so
+    /// that what had been truncated away showed again.
+    #[test]
+    fn a_write_of_no_bytes_changes_nothing() {
+        let mut layer = Layer::default();
+        layer.punch(100..u64::MAX >> 1);
+        let before = layer.clone();
+        layer.write(200, b"");
+        layer.write(100, b"");
+        layer.write(7, b"");
+        assert_eq!(layer, before);
     }
 
     #[test]

@@ -461,3 +461,20 @@ fn seeds() -> std::ops::Range<u64> {
 fn i11_i12_every_history_shows_what_the_model_shows_whatever_happens_to_the_store() {
     seeds().for_each(run);
 }
+
+/// Bug: a write of no bytes beyond the end made the file longer, and within a hole that was not committed
+/// yet it brought back what the hole had hidden.
+#[test]
+fn a_write_of_no_bytes_changes_nothing() {
+    let world = World::new();
+    world.put("f", &[7; 9000]);
+    world.engine().sync().unwrap();
+    world.truncate("f", 100).unwrap();
+    world.write_at("f", 5000, b"").unwrap();
+    assert_eq!(world.stat("f").unwrap().size, 100);
+    world.truncate("f", 9000).unwrap();
+    let expected = [vec![7; 100], vec![0; 8900]].concat();
+    assert_eq!(world.read("f").unwrap(), expected);
+    world.engine().sync().unwrap();
+    assert_eq!(world.read("f").unwrap(), expected);
+}
