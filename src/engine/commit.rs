@@ -312,7 +312,7 @@ impl Engine {
             }
             drop(layers);
             self.dirty_bytes
-                .fetch_sub(layer.data_len(), Ordering::Relaxed);
+                .fetch_sub(layer.memory_len(), Ordering::Relaxed);
         }
         self.live.drop_frozen();
         Ok(())

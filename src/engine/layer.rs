@@ -7,6 +7,8 @@ use crate::base::ChunkId;
 
 /// Data pieces stop growing here, so that cutting one copies little.
 const PIECE_LEN_MAX: usize = 1 << 20;
+/// About what one piece costs beside its bytes.
+const PIECE_COST: u64 = 96;
 
 /// What a range of a file holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,9 +68,14 @@ impl Layer {
         self.pieces.is_empty()
     }
 
-    /// Bytes of memory held by data pieces.
+    /// Bytes of data pieces.
     pub(crate) fn data_len(&self) -> u64 {
         self.data_len
+    }
+
+    /// Bytes of memory: holes, references and pieces of few bytes cost what a place in the map does.
+    pub(crate) fn memory_len(&self) -> u64 {
+        self.data_len + self.pieces.len() as u64 * PIECE_COST
     }
 
     /// The pieces with their offsets, ascending.
