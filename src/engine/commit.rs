@@ -286,6 +286,7 @@ impl Engine {
             self.live.drop_frozen();
             return Ok(());
         }
+        self.index().check_current()?;
         let mut batch = self.store.begin(frozen.data_len <= INLINE_COMMIT_LEN_MAX)?;
         let edits = self.store_files(frozen, &mut batch)?;
         let mapped = self.settle_mapped(&mut rows, &edits)?;
