@@ -140,7 +140,7 @@ impl ChangeSet<'_> {
             let (from, to) = keys::ino_range(inode.ino);
             self.txn.del_range(Table::Extent, from, to);
         }
-        let freed = layers.active.data_len();
+        let freed = layers.active.memory_len();
         layers.active = Layer::default();
         drop(layers);
         self.engine.dirty_bytes.fetch_sub(freed, Ordering::Relaxed);
@@ -169,9 +169,9 @@ impl ChangeSet<'_> {
     fn edit(&self, inode: &Arc<Inode>, edit: impl FnOnce(&mut Layer)) {
         inode.changed.store(self.epoch, Ordering::Release);
         let mut layers = inode.layers.lock();
-        let (was_empty, before) = (layers.active.is_empty(), layers.active.data_len());
+        let (was_empty, before) = (layers.active.is_empty(), layers.active.memory_len());
         edit(&mut layers.active);
-        let (is_empty, after) = (layers.active.is_empty(), layers.active.data_len());
+        let (is_empty, after) = (layers.active.is_empty(), layers.active.memory_len());
         drop(layers);
         if after >= before {
             self.engine

@@ -294,6 +294,7 @@ impl Engine {
             self.live.drop_frozen();
             return Ok(());
         }
+        self.index().check_current()?;
         let mut batch = self.store.begin(frozen.data_len <= INLINE_COMMIT_LEN_MAX)?;
         let edits = self.store_files(frozen, &mut batch)?;
         let mapped = self.settle_mapped(&mut rows, &edits)?;
@@ -320,7 +321,7 @@ impl Engine {
             }
             drop(layers);
             self.dirty_bytes
-                .fetch_sub(layer.data_len(), Ordering::Relaxed);
+                .fetch_sub(layer.memory_len(), Ordering::Relaxed);
         }
         self.live.drop_frozen();
         Ok(())

@@ -7,6 +7,8 @@ use crate::base::ChunkId;
 
 /// Data pieces stop growing here, so that cutting one copies little.
 const PIECE_LEN_MAX: usize = 1 << 20;
+/// About what one piece costs beside its bytes.
+const PIECE_COST: u64 = 96;
 
 /// What a range of a file holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,9 +68,14 @@ impl Layer {
         self.pieces.is_empty()
     }
 
-    /// Bytes of memory held by data pieces.
+    /// Bytes of data pieces.
     pub(crate) fn data_len(&self) -> u64 {
         self.data_len
+    }
+
+    /// Bytes of memory: holes, references and pieces of few bytes cost what a place in the map does.
+    pub(crate) fn memory_len(&self) -> u64 {
+        self.data_len + self.pieces.len() as u64 * PIECE_COST
     }
 
     /// The pieces with their offsets, ascending.
@@ -78,6 +85,9 @@ impl Layer {
 
     /// Writes `data` at `off`.
     pub(crate) fn write(&mut self, off: u64, data: &[u8]) {
+        if data.is_empty() {
+            return;
+        }
         let end = off + data.len() as u64;
         if let Some((start, Piece::Data(bytes))) = self.pieces.range_mut(..=off).next_back() {
             let at = usize::try_from(off - start).unwrap_or(usize::MAX);
@@ -211,6 +221,19 @@ mod tests {
         fn a_layer_holds_what_was_written_last(ops in proptest::collection::vec((0u8..9, 0u64..4096, 0u64..200), 1..60)) {
             check(&ops);
         }
+    }
+
+    /// Bug: a write of no bytes inside a hole put an empty piece in the place of the rest of the hole, so
+    /// that what had been truncated away showed again.
+    #[test]
+    fn a_write_of_no_bytes_changes_nothing() {
+        let mut layer = Layer::default();
+        layer.punch(100..u64::MAX >> 1);
+        let before = layer.clone();
+        layer.write(200, b"");
+        layer.write(100, b"");
+        layer.write(7, b"");
+        assert_eq!(layer, before);
     }
 
     #[test]

@@ -287,7 +287,7 @@ pub struct Stats {
     pub snapshots: u64,
     /// Last committed log sequence number.
     pub lsn: u64,
-    /// Bytes of file data not yet committed.
+    /// Memory of file data not yet committed.
     pub dirty_bytes: u64,
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use rocksdb::{
@@ -40,6 +41,8 @@ pub struct Index {
     db: DB,
     /// The snapshot generation that dirty rows are derived under; changed only by `apply`.
     generation: Mutex<u64>,
+    /// A commit could not be applied: a later one would carry the watermark past it.
+    behind: AtomicBool,
 }
 
 fn fail(op: &'static str) -> impl Fn(rocksdb::Error) -> Error {
@@ -78,6 +81,7 @@ impl Index {
         let index = Self {
             db,
             generation: Mutex::new(0),
+            behind: AtomicBool::new(false),
         };
         let generation = index
             .get(Table::Counter, &keys::counter(keys::COUNTER_GENERATION))?
@@ -103,6 +107,30 @@ impl Index {
     /// # Errors
     /// [`Error::Index`] if RocksDB fails, [`Error::Malformed`] for a key of no table's shape.
     pub fn apply(&self, ops: &[Op], watermark: &[u8]) -> Result<()> {
+        self.check_current()?;
+        let applied = self.apply_batch(ops, watermark);
+        if applied.is_err() {
+            self.behind.store(true, Ordering::Release);
+        }
+        applied
+    }
+
+    /// Fails once a commit could not be applied: only opening the index anew, with a replay of the log, mends
+    /// that. RocksDB itself may accept writes again when its disk has room again.
+    ///
+    /// # Errors
+    /// [`Error::Index`].
+    pub fn check_current(&self) -> Result<()> {
+        if self.behind.load(Ordering::Acquire) {
+            return Err(Error::Index {
+                op: "write",
+                detail: "an earlier commit is missing".into(),
+            });
+        }
+        Ok(())
+    }
+
+    fn apply_batch(&self, ops: &[Op], watermark: &[u8]) -> Result<()> {
         let mut generation = self.generation.lock();
         let mut batch = WriteBatch::default();
         let dirty_cf = self.cf(Table::Dirty)?;
@@ -406,5 +434,27 @@ impl Rows for View<'_> {
 impl std::fmt::Debug for View<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("View")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bug: after a commit that was in the log but could not be applied, the next one was, with a watermark
+    /// beyond the missing one: no replay ever brought its rows.
+    #[test]
+    fn after_a_commit_that_could_not_be_applied_no_later_one_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = IndexConfig {
+            cache_len: 1 << 20,
+            write_buffer_len: 1 << 20,
+            open_files_max: 64,
+        };
+        let index = Index::open(dir.path(), &config).unwrap();
+        let bad = Op::Put(Table::Inode, vec![1], Vec::new());
+        index.apply(&[bad], b"one").unwrap_err();
+        index.apply(&[], b"two").unwrap_err();
+        assert_eq!(index.watermark().unwrap(), None);
     }
 }

@@ -185,6 +185,7 @@ impl Engine {
     /// Stores nodes and rows in a commit of their own, between the others.
     pub(crate) fn commit_nodes(&self, nodes: &[Vec<u8>], ops: Vec<Op>) -> Result<()> {
         self.exclusive(|| {
+            self.index().check_current()?;
             let len: usize = nodes.iter().map(Vec::len).sum();
             let mut batch = self
                 .store
