@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::Engine;
 use super::extents::ExtentEdits;
@@ -48,7 +48,21 @@ struct GateState {
     failed: Option<(u64, Failure)>,
     /// What a failed run left behind: it is tried again before anything newer is frozen.
     frozen: Option<Frozen>,
+    /// Somebody has panicked in the middle of a commit: what was frozen is lost, so nothing is committed any more.
+    broken: bool,
     stop: bool,
+}
+
+/// The right to commit: nobody else does while it lives.
+struct Turn<'a>(&'a CommitGate);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut gate = self.0.state.lock();
+        gate.running = false;
+        gate.broken |= std::thread::panicking();
+        self.0.changed.notify_all();
+    }
 }
 
 /// Enough of an error to give it to every waiter.
@@ -123,22 +137,11 @@ impl Engine {
                 self.gate.changed.wait(&mut gate);
                 continue;
             }
-            gate.running = true;
-            gate.runs += 1;
-            let (run, retry) = (gate.runs, gate.frozen.take());
-            drop(gate);
-            let result = self.run_commit(retry, Vec::new());
+            let turn = self.take_turn(gate)?;
+            // The error is kept in the gate, for this caller and for all who wait.
+            let _ = self.run_in_turn(Vec::new());
+            drop(turn);
             gate = self.gate.state.lock();
-            gate.running = false;
-            match result {
-                Ok(done) => gate.done = gate.done.max(done),
-                Err((frozen, error)) => {
-                    log::error!("commit failed: {error}");
-                    gate.failed = Some((run, Failure::of(&error)));
-                    gate.frozen = Some(frozen);
-                }
-            }
-            self.gate.changed.notify_all();
         }
     }
 
@@ -149,33 +152,15 @@ impl Engine {
         extra: impl FnOnce(&Index) -> Vec<Op>,
         after: impl FnOnce() -> T,
     ) -> Result<T> {
-        self.commit()?;
         self.exclusive(|| {
-            // What a failure has left behind goes first, in a commit of its own: nothing newer may be frozen
-            // beside it. It may have come since the commit above.
-            let left = self.gate.state.lock().frozen.take();
-            if left.is_some() {
-                self.commit_alone(left, Vec::new())?;
+            // What an earlier failure has left behind goes first, in a commit of its own.
+            let left = self.gate.state.lock().frozen.is_some();
+            if left {
+                self.run_in_turn(Vec::new())?;
             }
-            self.commit_alone(None, extra(self.index()))?;
+            self.run_in_turn(extra(self.index()))?;
             Ok(after())
         })
-    }
-
-    /// One run of the holder of the gate, who leaves what has failed there before he gives it back.
-    fn commit_alone(&self, retry: Option<Frozen>, extra: Vec<Op>) -> Result<()> {
-        let result = self.run_commit(retry, extra);
-        let mut gate = self.gate.state.lock();
-        match result {
-            Ok(done) => {
-                gate.done = gate.done.max(done);
-                Ok(())
-            }
-            Err((frozen, error)) => {
-                gate.frozen = Some(frozen);
-                Err(error)
-            }
-        }
     }
 
     /// Runs `work` between two commits.
@@ -184,12 +169,45 @@ impl Engine {
         while gate.running {
             self.gate.changed.wait(&mut gate);
         }
+        let _turn = self.take_turn(gate)?;
+        work()
+    }
+
+    /// Keeps everybody else from committing until the turn is dropped; nobody else may have it.
+    fn take_turn(&self, mut gate: MutexGuard<'_, GateState>) -> Result<Turn<'_>> {
+        if gate.broken {
+            return Err(Error::Halted("a commit has panicked".into()));
+        }
+        // What memory holds may be half a change: it must not become what the log says.
+        if let Some(why) = &*self.halted.lock() {
+            return Err(Error::Halted(why.clone()));
+        }
+        assert!(!gate.running, "one commit at a time");
         gate.running = true;
-        drop(gate);
-        let result = work();
-        self.gate.state.lock().running = false;
-        self.gate.changed.notify_all();
-        result
+        Ok(Turn(&self.gate))
+    }
+
+    /// Runs one commit; the caller has the turn. What fails is kept in the gate before the turn ends.
+    fn run_in_turn(&self, extra: Vec<Op>) -> Result<()> {
+        let (run, retry) = {
+            let mut gate = self.gate.state.lock();
+            gate.runs += 1;
+            (gate.runs, gate.frozen.take())
+        };
+        let result = self.run_commit(retry, extra);
+        let mut gate = self.gate.state.lock();
+        match result {
+            Ok(done) => {
+                gate.done = gate.done.max(done);
+                Ok(())
+            }
+            Err((frozen, error)) => {
+                log::error!("commit failed: {error}");
+                gate.failed = Some((run, Failure::of(&error)));
+                gate.frozen = Some(frozen);
+                Err(error)
+            }
+        }
     }
 
     /// Puts a commit that is in the log into the index.

@@ -267,6 +267,9 @@ impl Engine {
         }
         let inode = self.inode(ino)?;
         let mut guard = inode.write();
+        if guard.gone {
+            return Err(Error::Stale);
+        }
         let stored: u32 = IOCTL_FLAGS
             .iter()
             .filter(|(bit, _)| flags & bit != 0)

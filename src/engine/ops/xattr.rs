@@ -98,6 +98,9 @@ impl Engine {
             return self.set_acl(&inode, name, value);
         }
         let mut guard = inode.write();
+        if guard.gone {
+            return Err(Error::Stale);
+        }
         if guard.row.attrs.flags & (FLAG_IMMUTABLE | FLAG_APPEND) != 0 {
             return Err(Error::NotPermitted("immutable or append-only"));
         }
@@ -131,6 +134,9 @@ impl Engine {
         check_namespace(name)?;
         let inode = self.inode(ino)?;
         let mut guard = inode.write();
+        if guard.gone {
+            return Err(Error::Stale);
+        }
         if guard.row.attrs.flags & (FLAG_IMMUTABLE | FLAG_APPEND) != 0 {
             return Err(Error::NotPermitted("immutable or append-only"));
         }
@@ -154,6 +160,9 @@ impl Engine {
             Some(Acl::parse(value)?)
         };
         let mut guard = inode.write();
+        if guard.gone {
+            return Err(Error::Stale);
+        }
         if guard.row.attrs.flags & (FLAG_IMMUTABLE | FLAG_APPEND) != 0 {
             return Err(Error::NotPermitted("immutable or append-only"));
         }
