@@ -5,7 +5,7 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 
 use crate::store::{MountedStore, sh};
-use crate::sys::{Mapping, copy_file_range};
+use crate::sys::copy_file_range;
 
 fn pattern(len: usize) -> Vec<u8> {
     (0..len)
@@ -92,15 +92,24 @@ fn a_shared_mapping_and_the_file_are_the_same_bytes() {
         .open(store.path("a"))
         .unwrap();
     file.set_len(3 * 4096).unwrap();
-    let mut mapping = Mapping::new(&file, 3 * 4096);
-    mapping.bytes()[4096..4101].copy_from_slice(b"hello");
-    let mut read = [0; 5];
-    file.read_exact_at(&mut read, 4096).unwrap();
-    assert_eq!(&read, b"hello");
-    file.write_all_at(b"HE", 4096).unwrap();
-    assert_eq!(&mapping.bytes()[4096..4101], b"HEllo");
-    drop(mapping);
     drop(file);
+    // The mapping belongs to another process: a process that serves a mount must not unmap pages of it, since
+    // the thread that is to write them back may need the address space that the unmapping holds.
+    let program = "
+import mmap, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+pages = mmap.mmap(fd, 3 * 4096)
+pages[4096:4101] = b'hello'
+assert os.pread(fd, 5, 4096) == b'hello'
+os.pwrite(fd, b'HE', 4096)
+assert pages[4096:4101] == b'HEllo'
+";
+    let status = std::process::Command::new("python3")
+        .args(["-c", program])
+        .arg(store.path("a"))
+        .status()
+        .unwrap();
+    assert!(status.success());
     store.remount();
     assert_eq!(&fs::read(store.path("a")).unwrap()[4096..4101], b"HEllo");
 }

@@ -140,43 +140,6 @@ pub fn open_handle(mount: &File, handle: &mut FileHandle) -> Result<File> {
     Ok(unsafe { File::from_raw_fd(result) })
 }
 
-/// A shared mapping of the start of a file.
-pub struct Mapping {
-    at: *mut u8,
-    len: usize,
-}
-
-impl Mapping {
-    pub fn new(file: &File, len: usize) -> Self {
-        // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
-        let at = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                file.as_raw_fd(),
-                0,
-            )
-        };
-        assert_ne!(at, libc::MAP_FAILED, "{}", Error::last_os_error());
-        Self { at: at.cast(), len }
-    }
-
-    pub fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: the mapping has `len` bytes, lives as long as `self`, and tests change the file
-        // otherwise only while they do not hold the slice.
-        unsafe { std::slice::from_raw_parts_mut(self.at, self.len) }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: made by `new` with this length, and no slice of it outlives `self`.
-        unsafe { libc::munmap(self.at.cast(), self.len) };
-    }
-}
-
 /// A directory stream whose place can be told and sought.
 pub struct Stream(*mut libc::DIR);
 

@@ -41,7 +41,7 @@ impl Engine {
             b".." => return Err(Error::NotEmpty),
             _ => {}
         }
-        self.throttle()?;
+        self.throttle_unless_full()?;
         let (mut locked, slot, row) = self.lock_entry(dir, name)?;
         check_dir(locked.get(dir)?.1, false)?;
         let (_, state) = locked.get(row.ino)?;
@@ -70,6 +70,14 @@ impl Engine {
         change.put_inode(parent, state);
         change.apply();
         Ok(())
+    }
+
+    /// As [`Engine::throttle`], but a full disk does not keep anybody from deleting: that is the way out.
+    fn throttle_unless_full(&self) -> Result<()> {
+        match self.throttle() {
+            Err(Error::NoSpace) => Ok(()),
+            other => other,
+        }
     }
 
     /// Locks a directory and the inode of its entry `name`, in order, whatever happens meanwhile.
@@ -153,7 +161,13 @@ impl Engine {
             for (key, _) in page {
                 let ino = keys::parse_inode(&key)?;
                 match self.inode(ino) {
-                    Ok(inode) => self.reap(&inode),
+                    Ok(inode) if inode.state.read().row.nlink == 0 => self.reap(&inode),
+                    // It has names: no orphan after all.
+                    Ok(_) => {
+                        let mut change = self.change();
+                        change.set_orphan(ino, false);
+                        change.apply();
+                    }
                     Err(Error::Stale) => {
                         let mut change = self.change();
                         change.set_orphan(ino, false);
