@@ -10,9 +10,8 @@ pub const XATTR_NAME_LEN_MAX: usize = 255;
 pub const XATTR_VALUE_LEN_MAX: usize = 65_536;
 /// Largest list of attribute names (the kernel's `XATTR_LIST_MAX`).
 pub const XATTR_LIST_LEN_MAX: usize = 65_536;
-/// Names and values of all attributes of one inode together, its symlink target included: 256 such entries fit
-/// one leaf of a snapshot's directory. As ext4, which keeps them in one block.
-pub const XATTR_TOTAL_LEN_MAX: usize = 4096;
+/// Names and values of all attributes of one inode together: they travel through memory as one entry.
+pub const XATTR_TOTAL_LEN_MAX: usize = 1 << 20;
 /// Most hard links to one inode.
 pub const LINKS_MAX: u32 = 1_000_000_000;
 

@@ -201,7 +201,7 @@ impl Engine {
         name: &[u8],
         value: &[u8],
     ) -> Result<()> {
-        let mut total = name.len() + value.len() + state.row.target.len();
+        let mut total = name.len() + value.len();
         if state.row.attrs.flags & FLAG_HAS_XATTRS != 0 {
             let (from, to) = keys::ino_range(inode.ino);
             for_each_row(&self.live, Table::Xattr, &from, &to, &mut |key, old| {
