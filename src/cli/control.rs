@@ -14,13 +14,15 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
 use super::exit::{Exit, Failure, Outcome};
@@ -53,6 +55,8 @@ enum Message {
 
 /// A connection to the process that has the store mounted.
 pub(super) struct Client {
+    /// Tells when the process at the other end has ended.
+    server: Option<OwnedFd>,
     stream: Mutex<BufReader<UnixStream>>,
 }
 
@@ -71,6 +75,7 @@ impl Client {
         };
         match UnixStream::connect(reach(&dir)) {
             Ok(stream) => Ok(Some(Self {
+                server: process_of(&stream),
                 stream: Mutex::new(BufReader::new(stream)),
             })),
             // No socket, a socket that a killed process left, or a foreign file of that name.
@@ -140,10 +145,23 @@ impl Client {
             Message::Failure(failure) => Err(failure),
             _ => Ok(()),
         };
-        // The connection ends when the process has gone, and the lock on the store with it.
+        // The connection ends when the process does; which of its files the kernel closes first is not said,
+        // so the lock on the store is free only once the process is gone.
         let _ = io::copy(&mut *stream, &mut io::sink());
+        if let Some(server) = &self.server {
+            let mut ended = [PollFd::new(server.as_fd(), PollFlags::POLLIN)];
+            while poll(&mut ended, PollTimeout::NONE) == Err(Errno::EINTR) {}
+        }
         outcome
     }
+}
+
+/// The process at the other end; readable once it has ended (pidfd_open(2)). `None` where the kernel cannot tell.
+fn process_of(stream: &UnixStream) -> Option<OwnedFd> {
+    use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    let peer = getsockopt(stream, PeerCredentials).ok()?;
+    pidfd_open(Pid::from_raw(peer.pid())?, PidfdFlags::empty()).ok()
 }
 
 fn reach(dir: &File) -> PathBuf {
