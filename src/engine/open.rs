@@ -271,13 +271,12 @@ impl Engine {
     }
 
     fn drop_stale_hard_links(&self) -> Result<()> {
-        let mut stale = Vec::new();
-        for_each_row(
-            &self.live,
-            Table::HardLink,
-            &[],
-            &[0xff; 9],
-            &mut |key, value| {
+        const PAGE: usize = 1024;
+        let mut at = Vec::new();
+        loop {
+            let page = self.live.scan(Table::HardLink, &at, &[0xff; 9], PAGE)?;
+            let mut stale = Vec::new();
+            for (key, value) in &page {
                 let ino = keys::parse_inode(key)?;
                 let row = self.live.get(Table::Inode, &keys::inode(ino))?;
                 let links = row
@@ -287,15 +286,21 @@ impl Engine {
                 if links < 2 && decode_counter(value)? == 0 {
                     stale.push(ino);
                 }
-                Ok(true)
-            },
-        )?;
-        let mut change = self.change();
-        for ino in stale {
-            change.del_hard_link(ino);
+            }
+            let mut change = self.change();
+            for ino in stale {
+                change.del_hard_link(ino);
+            }
+            change.apply();
+            self.settle_step()?;
+            match page.last() {
+                Some((key, _)) if page.len() == PAGE => {
+                    at.clone_from(key);
+                    at.push(0);
+                }
+                _ => return Ok(()),
+            }
         }
-        change.apply();
-        Ok(())
     }
 
     /// Commits everything, seals the packs and flushes the index. Later calls fail.
