@@ -241,6 +241,19 @@ impl ChunkStore {
         Ok((Codec::from_id(codec)?, u64::from(raw_len)))
     }
 
+    /// Notes incompatible features in the superblock, unless they are there: what is stored next needs them.
+    ///
+    /// Durable when this returns, so that no program that does not know them ever meets what needs them.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`], [`Error::NoSpace`], [`Error::Io`]; the store may have the features then.
+    pub fn require_features(&self, bits: u64) -> Result<()> {
+        if self.config.read_only {
+            return Err(Error::ReadOnly("the store was opened read-only"));
+        }
+        self.writer.lock().require_features(bits)
+    }
+
     /// The superblock as it was when the store was opened.
     #[must_use]
     pub fn superblock(&self) -> &Superblock {

@@ -284,6 +284,20 @@ impl Writer {
         log.into_iter().chain(data).collect()
     }
 
+    /// Sets incompatible feature bits in the superblock, durably.
+    pub(super) fn require_features(&mut self, bits: u64) -> Result<()> {
+        if self.superblock.features.incompatible & bits == bits {
+            return Ok(());
+        }
+        // Copies may have this generation even if saving fails: it is not used again.
+        self.superblock.generation += 1;
+        let mut with = self.superblock.clone();
+        with.features.incompatible |= bits;
+        save_superblock(self.files.disk(), &with)?;
+        self.superblock = with;
+        Ok(())
+    }
+
     fn capacity(&self) -> u64 {
         self.superblock.pack_capacity.raw()
     }

@@ -11,8 +11,10 @@ pub const SUPERBLOCK_MAGIC: [u8; 8] = *b"\x89mmhfs\r\n";
 pub const SUPERBLOCK_LEN: usize = 4096;
 /// The format version that this program writes, and the newest that it understands wholly.
 pub const FORMAT_VERSION: u32 = 1;
+/// Incompatible feature: snapshots may have nodes of kind split.
+pub const FEATURE_SPLIT_NODES: u64 = 1 << 0;
 /// Incompatible features that this program knows.
-pub const FEATURES_INCOMPATIBLE_KNOWN: u64 = 0;
+pub const FEATURES_INCOMPATIBLE_KNOWN: u64 = FEATURE_SPLIT_NODES;
 /// Read-only compatible features that this program knows.
 pub const FEATURES_READ_ONLY_KNOWN: u64 = 0;
 /// Most chunk-size classes.
