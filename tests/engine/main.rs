@@ -12,6 +12,7 @@
 mod damage;
 mod diff;
 mod history;
+mod large;
 mod model;
 mod seeds;
 mod world;
