@@ -11,6 +11,7 @@
 
 mod damage;
 mod diff;
+mod fold;
 mod history;
 mod large;
 mod model;
