@@ -144,6 +144,10 @@ impl Sink<'_> {
 type KnownDir = (SnapDirRow, DirChild);
 
 /// An entry of a directory, or what it is made of if that takes long and much memory.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are the large one, and few exist at a time"
+)]
 enum Done {
     Built(Built),
     Later(DirentRow, Box<InodeRow>),

@@ -92,8 +92,6 @@ pub(crate) fn chunk_ids(store: &ChunkStore, id: &ChunkId) -> Vec<ChunkId> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
     use crate::base::Digest;
     use crate::base::limits::SEGMENT_LEN;
