@@ -14,5 +14,6 @@ mod diff;
 mod fold;
 mod history;
 mod model;
+mod recovery;
 mod seeds;
 mod world;
