@@ -366,8 +366,8 @@ impl Engine {
     /// The old one goes only when the new one is complete. Returns the number of commits that were replayed.
     ///
     /// # Errors
-    /// Those of [`Engine::open`], and nothing was changed then. Also what keeps the old index from being used with its
-    /// log: it may know of commits at the end of the log that a torn tail and rot look the same without it.
+    /// Those of [`Engine::open`]; the old index is still there then. [`Error::LogDamaged`] also if the log ends before a
+    /// commit that the old index has: without the index rot in its last commit would pass for a torn tail.
     pub fn rebuild_index(dir: &Path, config: &Config) -> Result<u64> {
         index::rebuild(dir, config)
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use mmhfs::base::{Error, Ino, Slot};
+use mmhfs::disk::StoreLock;
 use mmhfs::engine::{Config, Engine};
 use mmhfs::format::keys;
 use mmhfs::format::rows::{ChunkRow, InodeRow, Op, Table};
@@ -28,6 +29,15 @@ fn open_index(world: &World) -> Index {
             Err(Error::Index { detail, .. }) if detail.contains("lock") => std::thread::yield_now(),
             other => return other.unwrap(),
         }
+    }
+}
+
+/// Closes the store and waits until the index is no longer open: the lock outlives it.
+fn close_fully(world: &mut World) {
+    world.close();
+    while let Err(error) = StoreLock::take(&world.store()) {
+        assert!(matches!(error, Error::Locked { .. }), "{error}");
+        std::thread::yield_now();
     }
 }
 
@@ -72,7 +82,7 @@ fn first_log(world: &World) -> PathBuf {
 fn an_index_that_is_in_use_is_an_error_and_stays() {
     let mut world = World::new();
     world.put("a", b"some bytes");
-    world.close();
+    close_fully(&mut world);
     let held = open_index(&world);
     let before = files_of(&world.store().join("index"));
     assert!(!before.is_empty());
@@ -94,7 +104,7 @@ fn an_index_that_is_in_use_is_an_error_and_stays() {
 fn an_index_that_is_damaged_or_incomplete_is_made_anew() {
     let mut world = World::new();
     world.put("a", b"some bytes");
-    world.close();
+    close_fully(&mut world);
     let index = world.store().join("index");
     for what in ["CURRENT", "sst gone", "sst cut", "all"] {
         let tables = files_of(&index);
@@ -107,7 +117,7 @@ fn an_index_that_is_damaged_or_incomplete_is_made_anew() {
         world.open_for_writing().unwrap();
         assert_eq!(world.read("a").unwrap(), b"some bytes", "{what}");
         world.assert_sound();
-        world.close();
+        close_fully(&mut world);
     }
 }
 
@@ -120,7 +130,7 @@ fn a_rebuild_that_fails_leaves_the_index_and_the_rest_stays_readable() {
     world.engine().sync().unwrap();
     world.put("good", b"good bytes");
     world.engine().sync().unwrap();
-    world.close();
+    close_fully(&mut world);
     let log = first_log(&world);
     let bytes = std::fs::read(&log).unwrap();
     let at = bytes
@@ -150,7 +160,7 @@ fn a_rebuild_that_fails_leaves_the_index_and_the_rest_stays_readable() {
             problems.any(|p| p.paths == ["/rotten"] && p.pack.is_some()),
             "{report:#?}"
         );
-        world.close();
+        close_fully(&mut world);
     }
 }
 
@@ -162,7 +172,7 @@ fn a_rebuild_does_not_take_rot_in_the_last_commit_for_a_torn_tail() {
     world.put("b", b"other bytes");
     world.engine().sync().unwrap();
     world.crash(true, b"");
-    world.close();
+    close_fully(&mut world);
     // The first pack has no footer; without the later one it is the newest.
     let packs = world.packs();
     let (first, later) = (first_log(&world), &packs[1..]);
@@ -187,7 +197,7 @@ fn a_rebuild_names_a_missing_last_pack_and_keeps_the_index() {
     world.put("a", b"some bytes");
     world.reopen();
     world.put("b", b"other bytes");
-    world.close();
+    close_fully(&mut world);
     let mut logs = world.packs();
     logs.retain(|path| path.extension().is_some_and(|e| e == "log"));
     let last = logs.pop().unwrap();
@@ -214,7 +224,7 @@ fn a_rebuild_names_a_missing_last_pack_and_keeps_the_index() {
 fn an_interrupted_rebuild_leaves_a_store_that_opens() {
     let mut world = World::new();
     world.put("a", b"some bytes");
-    world.close();
+    close_fully(&mut world);
     let at = |name: &str| world.store().join(name);
     let (index, new, old) = (at("index"), at("index.new"), at("index.old"));
     for step in 0..3 {
@@ -227,7 +237,7 @@ fn an_interrupted_rebuild_leaves_a_store_that_opens() {
         world.open_for_writing().unwrap();
         assert_eq!(world.read("a").unwrap(), b"some bytes", "{step}");
         world.assert_sound();
-        world.close();
+        close_fully(&mut world);
         assert!(!new.exists() && !old.exists(), "{step}");
     }
 }
@@ -239,7 +249,7 @@ fn check_finds_rows_of_chunks_that_lead_to_something_else() {
     world.put("b", &Dice(2).bytes(400_000));
     world.engine().sync().unwrap();
     world.put("c", &Dice(3).bytes(30_000));
-    world.close();
+    close_fully(&mut world);
     let index = open_index(&world);
     let rows = index.scan(Table::Chunk, &[], &[0xff; 33], 1_000).unwrap();
     drop(index);
@@ -282,7 +292,7 @@ fn check_finds_rows_of_chunks_that_lead_to_something_else() {
         assert!(named("/b"), "{row:?}: {report:#?}");
         // The frame itself is sound, and so are the files that have other chunks of it.
         assert!(!named("/a") && !named("/c"), "{row:?}: {report:#?}");
-        world.close();
+        close_fully(&mut world);
     }
     falsify(&world, |_| {
         vec![Op::Put(Table::Chunk, key.clone(), good.encode())]
@@ -300,7 +310,7 @@ fn check_finds_a_loop_of_directories_that_is_cut_off_from_the_root() {
     world.mkdir("a/b").unwrap();
     world.mkdir("a/b/below").unwrap();
     let (a, b) = (world.ino("a").unwrap(), world.ino("a/b").unwrap());
-    world.close();
+    close_fully(&mut world);
     falsify(&world, |index| {
         let (from, to) = keys::ino_range(a);
         let link = index.scan(Table::Link, &from, &to, 2).unwrap();
