@@ -101,6 +101,10 @@ pub const PROBLEMS_MAX: usize = 10_000;
 pub const PROBLEM_PATHS_MAX: usize = 1_000;
 /// Pieces of work of `verify` that run at a time; bounds its memory to as many MiB.
 pub const VERIFY_BATCH: usize = 64;
+/// Damaged places and chunks whose paths `check` looks for; of more it tells only the place.
+pub const CHECK_DAMAGED_MAX: usize = 1 << 20;
+/// Directories that `check` remembers to lie below the root; when they are more it begins to remember anew.
+pub const CHECK_ROOTED_MAX: usize = 1 << 20;
 /// Directories above one another that a path is followed through: more are a loop.
 pub const PATH_DEPTH_MAX: usize = 1 << 20;
 

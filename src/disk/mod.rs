@@ -12,5 +12,5 @@ pub use plain::{
     plain_link_target, plain_names, plain_root, plain_xattrs,
 };
 pub use plain_write::{PlainDir, PlainMeta, PlainNode};
-pub use real::{RealDisk, create_dirs, files_len, owner_of, remove_tree};
+pub use real::{RealDisk, create_dirs, files_len, move_dir, owner_of, remove_tree};
 pub use traits::{Access, Disk, DiskFile, Space};

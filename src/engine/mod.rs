@@ -3,12 +3,14 @@
 mod acl;
 mod change;
 mod check;
+mod check_roots;
 mod commit;
 mod extents;
 mod facts;
 mod findings;
 mod fold;
 mod handles;
+mod index;
 mod inode;
 mod layer;
 mod names;

@@ -1,4 +1,4 @@
-//! Making, opening and closing stores; rebuilding the index.
+//! Making, opening and closing stores.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -10,23 +10,19 @@ use parking_lot::{Mutex, RwLock};
 use super::Engine;
 use super::commit::CommitGate;
 use super::handles::Handles;
+use super::index;
 use super::inode::InodeCache;
 use super::snap::{NodeCache, Virtual};
 use crate::base::limits::{
     MEMORY_DEFAULT, MEMORY_MIN, PACK_CAPACITY_DEFAULT, PACK_CAPACITY_MAX, PACK_CAPACITY_MIN,
 };
-use crate::base::{ByteLen, ChunkId, Env, Error, Ino, Result, StoreId};
-use crate::chunk::{
-    ChunkLookup, ChunkStore, LogTail, Replay, StoreConfig, Watermark, load_superblock, replay,
-};
-use crate::disk::{Disk, RealDisk, StoreLock, create_dirs, owner_of, remove_tree};
+use crate::base::{ByteLen, ChunkId, Env, Error, Ino, PackId, Result, StoreId};
+use crate::chunk::{ChunkLookup, ChunkStore, StoreConfig, load_superblock};
+use crate::disk::{Disk, RealDisk, StoreLock, create_dirs, owner_of};
 use crate::format::keys;
-use crate::format::rows::{Attrs, ChunkRow, InodeRow, Kind, Op, PackRow, Table, decode_counter};
+use crate::format::rows::{Attrs, ChunkRow, InodeRow, Kind, PackRow, Table, decode_counter};
 use crate::format::superblock::Superblock;
-use crate::meta::{Index, IndexConfig, Overlays, Rows, for_each_row};
-
-/// Name of the directory of the index within a store.
-const INDEX: &str = "index";
+use crate::meta::{Index, Overlays, Rows, for_each_row};
 
 /// Choices that are made once, when a store is made.
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +94,13 @@ impl ChunkLookup for Lookup {
             .map(|row| ChunkRow::decode(&row))
             .transpose()
     }
+
+    fn pack(&self, id: PackId) -> Result<Option<PackRow>> {
+        self.0
+            .get(Table::Pack, &keys::pack(id))?
+            .map(|row| PackRow::decode(&row))
+            .transpose()
+    }
 }
 
 impl Engine {
@@ -166,7 +169,7 @@ impl Engine {
         if !config.read_only {
             superblock.check_writable()?;
         }
-        let (index, tail) = open_index(dir, disk.as_ref(), &superblock, &config)?;
+        let (index, tail) = index::open(dir, disk.as_ref(), &superblock, &config)?;
         let index = Arc::new(index);
         let store_config = StoreConfig {
             level: config.level,
@@ -363,107 +366,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Deletes the index of a store that is not open and makes it anew from the log.
+    /// Makes the index of a store that is not open anew from the log.
     ///
-    /// Returns the number of commits that were replayed.
+    /// The old one goes only when the new one is complete. Returns the number of commits that were replayed.
     ///
     /// # Errors
-    /// Those of [`Engine::open`].
+    /// Those of [`Engine::open`]; the old index is still there then. [`Error::LogDamaged`] also if the log ends before a
+    /// commit that the old index has: without the index rot in its last commit would pass for a torn tail.
     pub fn rebuild_index(dir: &Path, config: &Config) -> Result<u64> {
-        let disk = RealDisk::new(dir);
-        load_superblock(&disk)?;
-        let _lock = StoreLock::take(dir)?;
-        let superblock = load_superblock(&disk)?;
-        remove_tree(&dir.join(INDEX))?;
-        let index = Index::open(&dir.join(INDEX), &index_config(config))?;
-        let mut commits = 0;
-        replay_into(&index, &disk, &superblock, None, &mut commits)?;
-        index.flush()?;
-        Ok(commits)
-    }
-}
-
-fn index_config(config: &Config) -> IndexConfig {
-    let part = |n: u64| usize::try_from(config.memory / n).unwrap_or(usize::MAX);
-    IndexConfig {
-        cache_len: part(8),
-        write_buffer_len: part(12),
-        open_files_max: 256,
-    }
-}
-
-/// Opens the index and brings it up to the end of the log; one that does not fit is made anew.
-fn open_index(
-    dir: &Path,
-    disk: &dyn Disk,
-    superblock: &Superblock,
-    config: &Config,
-) -> Result<(Index, LogTail)> {
-    let path = dir.join(INDEX);
-    match Index::open(&path, &index_config(config)) {
-        Ok(index) => {
-            let mark = index
-                .watermark()?
-                .map(|mark| Watermark::decode(&mark))
-                .transpose();
-            match mark {
-                Ok(mark) => {
-                    let mut commits = 0;
-                    if let Some(tail) = replay_into(&index, disk, superblock, mark, &mut commits)? {
-                        return Ok((index, tail));
-                    }
-                    log::warn!(
-                        "the index of {} does not fit its log; it is made anew",
-                        dir.display()
-                    );
-                }
-                Err(error) => log::warn!(
-                    "the index of {} is unreadable ({error}); it is made anew",
-                    dir.display()
-                ),
-            }
-            drop(index);
-        }
-        Err(error) => log::warn!(
-            "the index of {} cannot be opened ({error}); it is made anew",
-            dir.display()
-        ),
-    }
-    rebuilt(&path, disk, superblock, config)
-}
-
-fn rebuilt(
-    path: &Path,
-    disk: &dyn Disk,
-    superblock: &Superblock,
-    config: &Config,
-) -> Result<(Index, LogTail)> {
-    remove_tree(path)?;
-    let index = Index::open(path, &index_config(config))?;
-    let mut commits = 0;
-    match replay_into(&index, disk, superblock, None, &mut commits)? {
-        Some(tail) => Ok((index, tail)),
-        None => Err(Error::Internal(
-            "a replay from the start did not fit the log",
-        )),
-    }
-}
-
-/// Applies what follows `from` in the log; `None` if `from` is not a place in it.
-fn replay_into(
-    index: &Index,
-    disk: &dyn Disk,
-    superblock: &Superblock,
-    from: Option<Watermark>,
-    commits: &mut u64,
-) -> Result<Option<LogTail>> {
-    let mut each = |ops: Vec<Op>, mark: Watermark| {
-        *commits += 1;
-        index.apply(&ops, &mark.encode())
-    };
-    match replay(disk, superblock, from, &mut each)? {
-        Replay::Done(tail) => Ok(Some(tail)),
-        Replay::Foreign => Ok(None),
+        index::rebuild(dir, config)
     }
 }
 

@@ -46,8 +46,8 @@ pub struct Superblock {
     pub chunker: Chunker,
     /// Bytes that a pack will not grow beyond.
     pub pack_capacity: ByteLen,
-    /// The highest pack number that was ever given out; written before the pack is created, so that a
-    /// missing last pack is noticed.
+    /// The highest number of a pack that a commit may use: written once the pack's header and name are durable and
+    /// before its first commit. A number up to it without a file is a missing pack, a pack above it holds no commit.
     pub pack_high_water: PackId,
 }
 

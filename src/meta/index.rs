@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType,
-    DBRawIterator, FlushOptions, IteratorMode, LruCacheOptions, Options, ReadOptions,
+    DBRawIterator, ErrorKind, FlushOptions, IteratorMode, LruCacheOptions, Options, ReadOptions,
     SliceTransform, WriteBatch, WriteOptions,
 };
 
@@ -52,11 +52,59 @@ fn fail(op: &'static str) -> impl Fn(rocksdb::Error) -> Error {
     }
 }
 
+/// What the operating system says when the index is not to blame: RocksDB passes on the words of strerror(3),
+/// also within what it calls a corruption.
+const NOT_THE_INDEX: [&str; 14] = [
+    "lock hold by current process",
+    "Resource temporarily unavailable",
+    "No locks available",
+    "Permission denied",
+    "Operation not permitted",
+    "Read-only file system",
+    "No space left on device",
+    "Disk quota exceeded",
+    "Input/output error",
+    "Too many open files",
+    "Cannot allocate memory",
+    "Stale file handle",
+    "Structure needs cleaning",
+    "Connection timed out",
+];
+
+/// Tells an index that has to be made anew from one that cannot be opened just now.
+fn unusable(op: &'static str) -> impl Fn(rocksdb::Error) -> Error {
+    move |error| {
+        let kind = error.kind();
+        let detail = error.into_string();
+        if blames_index(&kind, &detail) {
+            Error::IndexDamaged { op, detail }
+        } else {
+            Error::Index { op, detail }
+        }
+    }
+}
+
+fn blames_index(kind: &ErrorKind, detail: &str) -> bool {
+    let outside = NOT_THE_INDEX.iter().any(|words| detail.contains(words));
+    let damaged = match kind {
+        ErrorKind::Corruption
+        | ErrorKind::NotFound
+        | ErrorKind::NotSupported
+        | ErrorKind::InvalidArgument => true,
+        // One of its files is gone.
+        ErrorKind::IOError => detail.contains("No such file or directory"),
+        _ => false,
+    };
+    damaged && !outside
+}
+
 impl Index {
     /// Opens the index at `path`, creating an empty one if there is none.
     ///
     /// # Errors
-    /// [`Error::Index`] if RocksDB cannot open it; the caller then deletes and rebuilds it.
+    /// [`Error::IndexDamaged`] if it is damaged, incomplete or not one that this program makes: a new one must be made.
+    /// [`Error::Index`] if it may well be good but cannot be opened: it is in use, a permission is missing, the
+    /// disk fails or is full.
     pub fn open(path: &Path, config: &IndexConfig) -> Result<Self> {
         let mut options = Options::default();
         options.create_if_missing(true);
@@ -77,14 +125,19 @@ impl Index {
         let families = Table::ALL
             .iter()
             .map(|t| ColumnFamilyDescriptor::new(t.name(), table_options(*t, &cache, config)));
-        let db = DB::open_cf_descriptors(&options, path, families).map_err(fail("open"))?;
+        let db = DB::open_cf_descriptors(&options, path, families).map_err(unusable("open"))?;
         let index = Self {
             db,
             generation: Mutex::new(0),
             behind: AtomicBool::new(false),
         };
         let generation = index
-            .get(Table::Counter, &keys::counter(keys::COUNTER_GENERATION))?
+            .db
+            .get_cf(
+                index.cf(Table::Counter)?,
+                keys::counter(keys::COUNTER_GENERATION),
+            )
+            .map_err(unusable("get generation"))?
             .and_then(|v| read_u64(&v))
             .unwrap_or(0);
         *index.generation.lock() = generation;
@@ -94,9 +147,9 @@ impl Index {
     /// The watermark as `apply` was last given it; `None` in a new index.
     ///
     /// # Errors
-    /// [`Error::Index`] if RocksDB fails.
+    /// As [`Index::open`].
     pub fn watermark(&self) -> Result<Option<Vec<u8>>> {
-        self.db.get(WATERMARK).map_err(fail("get watermark"))
+        self.db.get(WATERMARK).map_err(unusable("get watermark"))
     }
 
     /// Applies the operations of one commit and the watermark that they reach, in one batch.
@@ -440,6 +493,56 @@ impl std::fmt::Debug for View<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Bug: whatever kept the index from being opened, it was deleted and made anew.
+    #[test]
+    fn only_damage_and_missing_files_blame_the_index() {
+        for (kind, detail, blamed) in [
+            (
+                ErrorKind::Corruption,
+                "Corruption: CURRENT file corrupted",
+                true,
+            ),
+            (
+                ErrorKind::IOError,
+                "IO error: No such file or directory: While open a file for random read: index/000012.sst",
+                true,
+            ),
+            (
+                ErrorKind::InvalidArgument,
+                "Invalid argument: Column families not opened: later",
+                true,
+            ),
+            (
+                ErrorKind::IOError,
+                "IO error: lock hold by current process, acquire time 1: index/LOCK: No locks available",
+                false,
+            ),
+            (
+                ErrorKind::IOError,
+                "IO error: While lock file: index/LOCK: Resource temporarily unavailable",
+                false,
+            ),
+            (
+                ErrorKind::Corruption,
+                "Corruption: Can't access /000012.sst: IO error: While open: index/000012.sst: Permission denied",
+                false,
+            ),
+            (
+                ErrorKind::IOError,
+                "IO error: No space left on device: While appending to file: index/MANIFEST-000001",
+                false,
+            ),
+            (
+                ErrorKind::IOError,
+                "IO error: While pread offset 0 len 53: index/000012.sst: Input/output error",
+                false,
+            ),
+            (ErrorKind::Aborted, "Operation aborted", false),
+        ] {
+            assert_eq!(blames_index(&kind, detail), blamed, "{detail}");
+        }
+    }
 
     /// Bug: after a commit that was in the log but could not be applied, the next one was, with a watermark
     /// beyond the missing one: no replay ever brought its rows.

@@ -15,5 +15,6 @@ mod fold;
 mod history;
 mod large;
 mod model;
+mod recovery;
 mod seeds;
 mod world;
