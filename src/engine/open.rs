@@ -1,6 +1,5 @@
 //! Making, opening and closing stores; rebuilding the index.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -209,7 +208,7 @@ impl Engine {
             collisions: AtomicBool::new(collisions),
             gate: CommitGate::default(),
             renames: Mutex::new(()),
-            orphans: Mutex::new(HashSet::new()),
+            orphans: Mutex::default(),
             snapshots: Mutex::new(()),
             nodes: NodeCache::new(),
             virtuals: Virtual::default(),

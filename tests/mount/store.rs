@@ -77,7 +77,20 @@ impl MountedStore {
         }
         if let Some(engine) = self.engine.take() {
             engine.close().unwrap();
+            // The threads of the engine and of the session hold it for another moment.
+            let left = Arc::downgrade(&engine);
+            drop(engine);
+            while left.strong_count() > 0 {
+                std::thread::yield_now();
+            }
         }
+    }
+
+    /// Takes a snapshot of everything that programs have written, and gives its name.
+    pub fn snapshot(&self) -> String {
+        self.mounted().collect_writes().unwrap();
+        let engine = self.engine.as_ref().unwrap();
+        engine.snapshot(None, &|_| ()).unwrap().name
     }
 
     pub fn mounted(&self) -> &Mounted {
