@@ -72,6 +72,15 @@ pub const COMMIT_INTERVAL_MS: u64 = 5_000;
 /// `fdatasync` suffices.
 pub const INLINE_COMMIT_LEN_MAX: u64 = 1 << 20;
 
+/// Bytes of a file that are folded together: small overwrites become whole chunks again.
+pub const FOLD_REGION_LEN: u64 = 1 << 20;
+/// Fewest extents of a run that are worth writing anew.
+pub const FOLD_EXTENTS_MIN: u64 = 6;
+/// Most regions that wait to be folded; more are left as they are until they are written again.
+pub const FOLD_QUEUE_MAX: usize = 65_536;
+/// Most regions that are looked at each time that the commit timer comes round; bounds what it reads and writes.
+pub const FOLD_PASS_REGIONS: usize = 32;
+
 /// Memory budget, default.
 pub const MEMORY_DEFAULT: u64 = 512 << 20;
 /// Smallest memory budget.

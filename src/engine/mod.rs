@@ -7,6 +7,7 @@ mod commit;
 mod extents;
 mod facts;
 mod findings;
+mod fold;
 mod handles;
 mod inode;
 mod layer;
@@ -43,6 +44,7 @@ use crate::meta::{Index, Overlays, Rows};
 pub use plain_seed::{PlainSeed, PlainSeedOptions, PlainSeedProgress, seed_of_dir};
 
 use commit::CommitGate;
+use fold::FoldQueue;
 use handles::Handles;
 use inode::{Inode, InodeCache};
 use snap::{NodeCache, Virtual};
@@ -72,6 +74,8 @@ pub struct Engine {
     /// Whether any directory has, or had, two names with one hash.
     collisions: AtomicBool,
     gate: CommitGate,
+    /// Where small pieces were stored. A leaf.
+    folds: Mutex<FoldQueue>,
     /// Held by each rename, so that two of them cannot make a loop of directories.
     renames: Mutex<()>,
     /// Inodes without names, and whether the kernel has forgotten them: then they go with their last handle.

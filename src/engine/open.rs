@@ -207,6 +207,7 @@ impl Engine {
             next_ino: AtomicU64::new(next_ino),
             collisions: AtomicBool::new(collisions),
             gate: CommitGate::default(),
+            folds: Mutex::default(),
             renames: Mutex::new(()),
             orphans: Mutex::default(),
             snapshots: Mutex::new(()),

@@ -13,6 +13,7 @@ mod damage;
 #[path = "../common/dice.rs"]
 mod dice;
 mod diff;
+mod fold;
 mod history;
 mod model;
 mod seeds;
