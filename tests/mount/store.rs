@@ -77,12 +77,10 @@ impl MountedStore {
         }
         if let Some(engine) = self.engine.take() {
             engine.close().unwrap();
-            // The threads of the engine and of the session hold it for another moment.
-            let left = Arc::downgrade(&engine);
             drop(engine);
-            while left.strong_count() > 0 {
-                std::thread::yield_now();
-            }
+            // The threads of the engine and of the session hold it for another moment.
+            let lock = fs::File::open(self.dir.path().join("store/lock")).unwrap();
+            lock.lock().unwrap();
         }
     }
 
