@@ -1,4 +1,5 @@
 """The rounds of scripts/kill9: see there."""
+import hashlib
 import os
 import random
 import shutil
@@ -12,6 +13,12 @@ MMHFS, WORK, ROUNDS, SEED = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.
 STORE, MNT = f"{WORK}/store", f"{WORK}/mnt"
 WRITERS = 3
 RECORD = 32
+# What is known to be durable and right is read in full again in every so many rounds, an odd number so that it is
+# done with and without an index, and at the end; in the others only this many files of each writer, and all sizes.
+FULL_EVERY = 7
+SAMPLE = 20
+# A writer's oldest files are deleted when it has more.
+KEPT_MAX = 150
 chance = random.Random(SEED)
 
 
@@ -27,9 +34,14 @@ def daemon():
     return int(text[text.index("pid") + 1])
 
 
+def size(writer, number):
+    dice = (writer * 1_000_003 + number) * 2_654_435_761 >> 7
+    return (10, 700, 5_000, 60_000, 700, 5_000, 10, 300_000, 700, 60_000, 5_000)[dice % 11]
+
+
 def body(writer, number):
-    r = random.Random(writer * 1_000_003 + number)
-    return r.randbytes(r.choice((10, 700, 5_000, 60_000, 300_000)))
+    """Bytes that are like no other file's."""
+    return hashlib.shake_128(f"{writer} {number}".encode()).digest(size(writer, number))
 
 
 def record(writer, number):
@@ -39,10 +51,12 @@ def record(writer, number):
 class Writer(threading.Thread):
     """Step n: append record n to the own journal, then make file n. What fsync promised is written down."""
 
-    def __init__(self, number, first):
+    def __init__(self, number, base, first):
         super().__init__()
         self.number, self.at = number, first
-        self.synced_files, self.synced_records = set(), 0
+        # The files base..settled are durable from the start and have been read since.
+        self.base, self.settled = base, first
+        self.synced_files, self.synced_records = set(range(base, first)), first
         self.dice = random.Random(chance.random())
 
     def run(self):
@@ -86,11 +100,13 @@ def detach():
     sys.exit("kill9: the dead mount cannot be removed")
 
 
-def survivors(writer):
-    """What is there of a writer, which must be a prefix of its steps: the records 0..r, and the files 0..f in full;
-    since a record comes before its file, f <= r and r - f <= 1 apart from what the page cache held back."""
+def survivors(writer, in_full):
+    """What is there of a writer, which must be a prefix of its steps: the records 0..r, and the files base..f in full;
+    since a record comes before its file, f <= r and r - f <= 1 apart from what the page cache held back.
+
+    Gives the violations, the first number that has no file, the records, and the files that lack unsynced bytes."""
     folder = f"{MNT}/w{writer.number}"
-    bad = []
+    bad, early = [], []
     text = open(f"{folder}/journal", "rb").read() if os.path.exists(f"{folder}/journal") else b""
     records = len(text) // RECORD
     for n in range(records):
@@ -100,21 +116,33 @@ def survivors(writer):
     if records < writer.synced_records:
         bad.append(f"writer {writer.number}: {records} records, {writer.synced_records} were fsynced")
     numbers = sorted(int(n) for n in os.listdir(folder) if n.isdigit())
-    for n in writer.synced_files:
-        if n not in numbers:
-            bad.append(f"file {n} of writer {writer.number} was fsynced and is gone")
-    if numbers != list(range(len(numbers))):
-        missing = sorted(set(range(len(numbers))) - set(numbers))[:5]
+    there = set(numbers)
+    for n in sorted(writer.synced_files - there):
+        bad.append(f"file {n} of writer {writer.number} was fsynced and is gone")
+    expected = range(writer.base, writer.base + len(numbers))
+    if numbers != list(expected):
+        missing = sorted(set(expected) - there)[:5]
         bad.append(f"names of writer {writer.number} are no prefix: {missing} are missing")
+    old = [n for n in numbers if n < writer.settled]
+    sample = set(chance.sample(old, min(SAMPLE, len(old))))
     for n in numbers:
-        got = open(f"{folder}/{n}", "rb").read()
+        path = f"{folder}/{n}"
+        if n < writer.settled and not in_full and n not in sample:
+            if os.stat(path).st_size != size(writer.number, n):
+                bad.append(f"file {n} of writer {writer.number} was fsynced and has another size")
+            continue
+        got = open(path, "rb").read()
         want = body(writer.number, n)
+        if got == want:
+            continue
         # Unsynced bytes may be missing at the end or be zeros still on their way; they are never anything else.
-        if n in writer.synced_files and got != want:
+        if n in writer.synced_files:
             bad.append(f"file {n} of writer {writer.number} was fsynced and differs")
-        elif got != want and not is_early(got, want):
+        elif is_early(got, want):
+            early.append(n)
+        else:
             bad.append(f"file {n} of writer {writer.number} has bytes that nobody wrote")
-    return bad, len(numbers), records
+    return bad, numbers[-1] + 1 if numbers else writer.base, records, early
 
 
 def is_early(got, want):
@@ -128,60 +156,78 @@ def is_early(got, want):
     return True
 
 
+def settle(writer, there, records, early):
+    """The writer that goes on after what has survived, from a state that is durable after the next sync."""
+    folder = f"{MNT}/w{writer.number}"
+    start = min(there, records)
+    with open(f"{folder}/journal", "ab") as f:
+        f.truncate(start * RECORD)
+    base = max(writer.base, start - KEPT_MAX)
+    for n in (*range(writer.base, base), *range(start, there)):
+        os.unlink(f"{folder}/{n}")
+    for n in early:
+        if base <= n < start:
+            open(f"{folder}/{n}", "wb").write(body(writer.number, n))
+    return Writer(writer.number, base, start)
+
+
+def mount(round_number):
+    mounted = run("mount", STORE, MNT, check=False)
+    if mounted.returncode:
+        sys.exit(f"kill9: round {round_number}: mount: exit {mounted.returncode}: {mounted.stderr}")
+
+
 def main():
+    began = time.monotonic()
     os.mkdir(MNT)
     run("init", STORE)
     run("mount", STORE, MNT)
     for w in range(WRITERS):
         os.mkdir(f"{MNT}/w{w}")
     run("sync", MNT)
-    writers = [Writer(w, 0) for w in range(WRITERS)]
-    files = records = synced = without_index = 0
+    writers = [Writer(w, 0, 0) for w in range(WRITERS)]
+    kills = files = records = synced = without_index = 0
     violations = []
     for round_number in range(ROUNDS):
         for writer in writers:
             writer.start()
         time.sleep(chance.uniform(0.05, 1.5))
         os.kill(daemon(), signal.SIGKILL)
+        kills += 1
         for writer in writers:
             writer.join(60)
         detach()
         if round_number % 2:
             shutil.rmtree(f"{STORE}/index", ignore_errors=True)
             without_index += 1
-        mounted = run("mount", STORE, MNT, check=False)
-        if mounted.returncode:
-            sys.exit(f"kill9: round {round_number}: mount: exit {mounted.returncode}: {mounted.stderr}")
-        files = records = synced = 0
+        mount(round_number)
         following = []
+        in_full = round_number % FULL_EVERY == FULL_EVERY - 1
         for writer in writers:
-            bad, there, lines = survivors(writer)
+            bad, there, lines, early = survivors(writer, in_full)
             violations += [f"round {round_number}: {line}" for line in bad]
-            files, records, synced = files + there, records + lines, synced + len(writer.synced_files)
-            # The next round goes on after what has survived, from a state that is durable.
-            folder = f"{MNT}/w{writer.number}"
-            start = min(there, lines)
-            with open(f"{folder}/journal", "ab") as f:
-                f.truncate(start * RECORD)
-            for n in range(start, there):
-                os.unlink(f"{folder}/{n}")
-            for n in range(start):
-                if n not in writer.synced_files and open(f"{folder}/{n}", "rb").read() != body(writer.number, n):
-                    open(f"{folder}/{n}", "wb").write(body(writer.number, n))
-            after = Writer(writer.number, start)
-            after.synced_files, after.synced_records = set(range(start)), start
-            following.append(after)
-        run("sync", MNT)
-        writers = following
+            files += there - writer.settled
+            synced += len(writer.synced_files) - (writer.settled - writer.base)
+            following.append((writer, there, lines, early))
         if violations:
             break
+        writers = [settle(*each) for each in following]
+        run("sync", MNT)
+    if not violations:
+        run("umount", MNT)
+        mount("the last")
+        for writer in writers:
+            bad, there, lines, _ = survivors(writer, True)
+            violations += [f"at the end: {line}" for line in bad]
+            records += lines
     run("umount", MNT)
     check = run("check", STORE, check=False)
     if check.returncode:
         violations.append(f"check: exit {check.returncode}: {check.stdout[-500:]}{check.stderr}")
     print(
-        f"kill9: seed {SEED}: {round_number + 1} kills, {without_index} of them followed by the loss of the index; "
-        f"{files} files and {records} records at the end, {synced} files fsynced; {len(violations)} violations"
+        f"kill9: seed {SEED}: {kills} kills, {without_index} of them followed by the loss of the index; "
+        f"{files} files that survived were read, {synced} of them fsynced; {records} records at the end; "
+        f"{len(violations)} violations; {time.monotonic() - began:.0f} s"
     )
     for line in violations[:20]:
         print(line)

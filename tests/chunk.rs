@@ -1,15 +1,18 @@
 //! The chunk store on real files: what it promises about bytes, damage, crashes and failing disks.
 
+#[path = "common/dice.rs"]
+mod dice;
 #[path = "chunk/recovery.rs"]
 mod recovery;
 #[path = "chunk/world.rs"]
 mod world;
 
+use dice::noise;
 use mmhfs::base::{Error, PackId};
 use mmhfs::chunk::{PutKind, load_superblock, pack_name};
 use mmhfs::disk::StoreLock;
 use mmhfs::format::rows::{Op, PackKind, Table};
-use world::{Fault, World, noise, text};
+use world::{Fault, World, text};
 
 #[test]
 fn what_was_put_is_read_back_by_another_process_too() {

@@ -7,6 +7,17 @@
     reason = "a failed test panics"
 )]
 
+#[path = "lifecycle/beside.rs"]
+mod beside;
+#[path = "common/dice.rs"]
+mod dice;
+#[path = "lifecycle/full_disk.rs"]
+mod full_disk;
+#[path = "lifecycle/helpers.rs"]
+mod helpers;
+#[path = "lifecycle/user.rs"]
+mod user;
+
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

@@ -1,11 +1,17 @@
 //! Ids and other newtypes, the error type, every limit, the clock: what all other modules share.
 
+mod date;
+/// Random numbers and bytes for tests.
+#[cfg(test)]
+#[path = "../../tests/common/dice.rs"]
+pub(crate) mod dice;
 mod env;
 mod error;
 mod ids;
 pub mod limits;
 mod verified;
 
+pub use date::utc;
 pub use env::{Env, Timestamp};
 pub use error::{Error, Result, Site};
 pub use ids::{ByteLen, ChunkId, Digest, FileOff, Ino, Lsn, PackId, PackOff, Slot, StoreId};

@@ -101,18 +101,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-
-    fn noise(len: usize) -> Vec<u8> {
-        let mut x = 0x2545_f491_4f6c_dd1d_u64;
-        std::iter::repeat_with(|| {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            x.to_le_bytes()[3]
-        })
-        .take(len)
-        .collect()
-    }
+    use crate::base::dice::noise;
 
     fn ends(lens: &[usize]) -> BTreeSet<usize> {
         lens.iter()
@@ -129,7 +118,7 @@ mod tests {
 
     #[test]
     fn cuts_at_large_offsets_are_among_those_at_small_ones() {
-        let data = noise(20 << 20);
+        let data = noise(0, 20 << 20);
         let chunker = Chunker::standard();
         let small = cut(&data, FileOff::ZERO, &chunker);
         let merged = cut(&data, large(), &chunker);
@@ -149,7 +138,7 @@ mod tests {
 
     #[test]
     fn an_insertion_moves_the_cuts_around_it_and_no_others() {
-        let data = noise(8 << 20);
+        let data = noise(0, 8 << 20);
         let edited = [&data[..1 << 20], b"inserted", &data[1 << 20..]].concat();
         let chunker = Chunker::standard();
         for off in [FileOff::ZERO, large()] {

@@ -25,6 +25,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
+use super::beside::Beside;
 use super::exit::{Exit, Failure, Outcome};
 use super::facts::{DiffFacts, EntryFacts, ProgressFacts};
 use super::request::{Answer, Emit, Event, Request, StatusFacts, execute};
@@ -214,6 +215,7 @@ pub(super) struct Server {
 struct Shared {
     engine: Arc<Engine>,
     mounted: Arc<Mounted>,
+    beside: Beside,
     status: StatusFacts,
     clients: AtomicUsize,
     end: Mutex<End>,
@@ -243,6 +245,7 @@ impl Server {
         // Who connects before the mode is set is told from the owner by the check of the peer below.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(|e| failed(&e))?;
         let shared = Arc::new(Shared {
+            beside: Beside::new(Arc::clone(&engine)),
             engine,
             mounted,
             status,
@@ -255,6 +258,11 @@ impl Server {
             .spawn(move || accept(&listener, &served))
             .map_err(|e| failed(&e))?;
         Ok(Self { shared, dir })
+    }
+
+    /// Ends the mounts beside the main one, which has ended.
+    pub(super) fn finish_beside(&self) {
+        self.shared.beside.finish();
     }
 
     /// Takes the socket away and tells everybody who waits how closing the store went.
@@ -345,11 +353,15 @@ fn serve(stream: UnixStream, shared: &Shared) -> Outcome<()> {
                 wait_here(&writer, shared)?;
                 continue;
             }
+            Ok(Request::Mount(spec)) => match shared.beside.mount(&spec) {
+                Ok(()) => Message::Answer(Answer::Done),
+                Err(failure) => Message::Failure(failure),
+            },
             Ok(Request::Status) => Message::Answer(Answer::Status(shared.status())),
             Ok(request) => {
                 let emit = |event| send_event(&writer, event);
                 match shared
-                    .collect_for(&request)
+                    .prepare(&request)
                     .and_then(|()| execute(&shared.engine, &request, &emit))
                 {
                     Ok(answer) => Message::Answer(answer),
@@ -366,8 +378,12 @@ fn serve(stream: UnixStream, shared: &Shared) -> Outcome<()> {
 }
 
 impl Shared {
-    /// Makes the kernel hand over its dirty pages before a request that is to see everything written so far.
-    fn collect_for(&self, request: &Request) -> Outcome<()> {
+    /// Makes the kernel hand over its dirty pages before a request that is to see everything written so far, and
+    /// keeps what is mounted from being deleted.
+    fn prepare(&self, request: &Request) -> Outcome<()> {
+        if let Request::Delete { name } = request {
+            self.beside.refuse_mounted(name)?;
+        }
         let sees_all = matches!(
             request,
             Request::Sync
@@ -384,6 +400,7 @@ impl Shared {
     fn status(&self) -> StatusFacts {
         StatusFacts {
             mounted: !self.mounted.ended(),
+            beside: self.beside.mount_points(),
             ..self.status.clone()
         }
     }

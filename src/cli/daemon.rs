@@ -201,6 +201,9 @@ fn serve_open(
         mounted.mountpoint().display()
     );
     let served = mounted.wait().map_err(Failure::from);
+    if let Some(server) = &server {
+        server.finish_beside();
+    }
     Ok((server, served))
 }
 
@@ -232,6 +235,7 @@ fn start_server(plan: &Plan, engine: &Arc<Engine>, mounted: &Arc<Mounted>) -> Ou
         mounted: true,
         read_only: plan.config.read_only || plan.mount.read_only,
         seed: plan.config.seed.clone(),
+        beside: Vec::new(),
     };
     Server::start(&plan.store, Arc::clone(engine), Arc::clone(mounted), status)
 }

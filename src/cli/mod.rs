@@ -2,6 +2,7 @@
 //!
 //! Only this module touches the process: its arguments, environment, outputs, signals and exit code.
 
+mod beside;
 mod cat;
 mod check;
 mod control;

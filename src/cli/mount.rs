@@ -3,9 +3,12 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use super::beside::BesideSpec;
+use super::control::Client;
 use super::daemon::{self, Plan};
 use super::exit::{Exit, Failure, Outcome};
 use super::options::{self, parse_size};
+use super::request::{Request, text_of};
 use super::ui::Ui;
 use super::{logging, mounts};
 use crate::base::limits;
@@ -90,6 +93,9 @@ pub(super) fn run(ui: &Ui, mut args: Args, arguments: &[OsString]) -> Outcome<()
     }
     daemon::require_directory(&plan.store, Exit::NotAStore)?;
     daemon::require_directory(&plan.mount.mountpoint, Exit::NotFound)?;
+    if !args.foreground && beside(&args, &plan)? {
+        return Ok(());
+    }
     if args.foreground {
         ui.note(format_args!(
             "mounting on {}; interrupt to unmount",
@@ -99,6 +105,37 @@ pub(super) fn run(ui: &Ui, mut args: Args, arguments: &[OsString]) -> Outcome<()
     }
     logging::to_stderr();
     daemon::start(arguments)
+}
+
+/// Lets the process that has the store mounted, if there is one, mount the snapshot that is asked for.
+fn beside(args: &Args, plan: &Plan) -> Outcome<bool> {
+    let Some(text) = &args.seed else {
+        return Ok(false);
+    };
+    let Some(client) = Client::connect(&plan.store)? else {
+        return Ok(false);
+    };
+    // One that is closing the store is waited for as by any other mount.
+    if !client.status().is_ok_and(|status| status.mounted) {
+        return Ok(false);
+    }
+    let spec = BesideSpec {
+        text: text.clone(),
+        mount_point: text_of(&plan.mount.mountpoint),
+        source: plan.mount.source.clone(),
+        allow_other: match (args.allow_other, args.only_me) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => None,
+        },
+        nosuid: plan.mount.nosuid,
+        nodev: plan.mount.nodev,
+        noexec: plan.mount.noexec,
+        threads: plan.mount.threads,
+    };
+    client
+        .call(&Request::Mount(spec), &|_| Ok(()))
+        .map(|_| true)
 }
 
 fn plan(args: &Args) -> Outcome<Plan> {

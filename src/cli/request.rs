@@ -8,6 +8,7 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
+use super::beside::BesideSpec;
 use super::exit::{Failure, Outcome};
 use super::facts::{
     DiffFacts, EntryFacts, FileStorage, ProgressFacts, ReportFacts, RestoreFacts, SnapshotFacts,
@@ -25,6 +26,8 @@ pub(super) enum Request {
     Status,
     /// Wait until the store is unmounted and closed. Only a mounting process answers.
     Wait,
+    /// Mount a snapshot beside what is mounted. Only a mounting process answers.
+    Mount(BesideSpec),
     /// Commit everything.
     Sync,
     /// Take a snapshot.
@@ -96,6 +99,9 @@ pub(super) struct StatusFacts {
     /// The seed that is mounted, if it is a snapshot.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) seed: Option<String>,
+    /// Where snapshots are mounted beside it.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(super) beside: Vec<Text>,
 }
 
 /// Receives events; an error ends the request.
@@ -108,7 +114,7 @@ pub(super) fn execute(engine: &Engine, request: &Request, emit: Emit<'_>) -> Out
         let _ = emit(Event::Progress(now.into()));
     };
     match request {
-        Request::Status | Request::Wait => {
+        Request::Status | Request::Wait | Request::Mount(_) => {
             Err(Failure::usage("the store is not mounted by this process"))
         }
         Request::Sync => {

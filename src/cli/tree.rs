@@ -20,8 +20,15 @@ struct References<'a> {
 impl Drop for References<'_> {
     fn drop(&mut self) {
         for ino in self.held.drain(..) {
-            self.engine.forget(ino, 1);
+            give_back(self.engine, ino);
         }
+    }
+}
+
+/// What a mount knows of the live tree is not ours to forget.
+fn give_back(engine: &Engine, ino: Ino) {
+    if engine.is_virtual(ino) {
+        engine.forget(ino, 1);
     }
 }
 
@@ -67,7 +74,7 @@ pub(super) fn list(
             if recursive && stat.kind == FileKind::Dir {
                 inner.push((stat.ino, full, depth + 1));
             } else if let Some(ino) = refs.held.pop() {
-                engine.forget(ino, 1);
+                give_back(engine, ino);
             }
         }
         waiting.extend(inner.into_iter().rev());

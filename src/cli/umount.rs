@@ -32,7 +32,17 @@ pub(super) fn run(ui: &Ui, args: &Args) -> Outcome<()> {
     let Some(client) = client else {
         return abandoned(ui, &mount, args.lazy);
     };
+    let status = client.status()?;
+    let main = path_of(&status.mount_point);
+    if status.mounted && main != mount.point {
+        // A snapshot beside the main mount: there is nothing to commit.
+        return mounts::unmount(&mount.point, args.lazy);
+    }
     client.start_waiting()?;
+    for point in &status.beside {
+        // In use, it keeps its main mount.
+        mounts::unmount(&path_of(point), args.lazy)?;
+    }
     mounts::unmount(&mount.point, args.lazy)?;
     client.end()
 }

@@ -154,18 +154,7 @@ fn unzstd(stored: &[u8], raw_len: usize, out: &mut Vec<u8>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn noise(len: usize) -> Vec<u8> {
-        let mut x = 0x9e37_79b9_7f4a_7c15_u64;
-        std::iter::repeat_with(|| {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            x.to_le_bytes()[3]
-        })
-        .take(len)
-        .collect()
-    }
+    use crate::base::dice::noise;
 
     fn check_round_trip(raw: &[u8], expected: Codec) {
         let (mut stored, mut back) = (Vec::new(), Vec::new());
@@ -180,20 +169,20 @@ mod tests {
     fn text_is_compressed_and_noise_is_stored_as_it_is() {
         check_round_trip(&b"the quick brown fox ".repeat(1000), Codec::Zstd);
         check_round_trip(&[7; 4096], Codec::Zstd);
-        check_round_trip(&noise(100_000), Codec::Raw);
+        check_round_trip(&noise(0, 100_000), Codec::Raw);
         check_round_trip(b"", Codec::Raw);
         check_round_trip(b"x", Codec::Raw);
     }
 
     #[test]
     fn noise_that_repeats_is_compressed_although_its_bytes_are_evenly_spread() {
-        let half = noise(20_000);
+        let half = noise(0, 20_000);
         check_round_trip(&[half.clone(), half].concat(), Codec::Zstd);
     }
 
     #[test]
     fn a_compressed_payload_is_stored_as_it_is() {
-        let words: Vec<u8> = noise(400_000)
+        let words: Vec<u8> = noise(0, 400_000)
             .iter()
             .map(|b| b"abcdefgh"[usize::from(b & 7)])
             .collect();

@@ -101,9 +101,23 @@ impl Locked {
 /// All inodes in memory.
 #[derive(Debug)]
 pub(crate) struct InodeCache {
-    shards: Vec<Mutex<LruCache<Ino, Arc<Inode>>>>,
+    shards: Vec<Mutex<Shard>>,
     /// Highest epoch that is committed: older changes no longer pin an inode.
     pub(crate) committed: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Shard {
+    inodes: LruCache<Ino, Arc<Inode>>,
+    /// How many inodes have been taken out.
+    taken: u64,
+}
+
+/// What [`InodeCache::find`] did not find, and when it looked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Miss {
+    ino: Ino,
+    taken: u64,
 }
 
 const SHARDS: usize = 16;
@@ -112,41 +126,70 @@ impl InodeCache {
     pub(crate) fn new() -> Self {
         Self {
             shards: (0..SHARDS)
-                .map(|_| Mutex::new(LruCache::unbounded()))
+                .map(|_| {
+                    Mutex::new(Shard {
+                        inodes: LruCache::unbounded(),
+                        taken: 0,
+                    })
+                })
                 .collect(),
             committed: AtomicU64::new(0),
         }
     }
 
-    fn shard(&self, ino: Ino) -> Option<&Mutex<LruCache<Ino, Arc<Inode>>>> {
+    fn shard(&self, ino: Ino) -> Option<&Mutex<Shard>> {
         self.shards
             .get(usize::try_from(ino.raw()).unwrap_or(0) % SHARDS)
     }
 
     pub(crate) fn get(&self, ino: Ino) -> Option<Arc<Inode>> {
-        self.shard(ino)?.lock().get(&ino).cloned()
+        self.shard(ino)?.lock().inodes.get(&ino).cloned()
     }
 
-    /// Adds an inode that was loaded or made; if another thread was faster, its inode wins.
-    pub(crate) fn insert(&self, inode: Arc<Inode>) -> Arc<Inode> {
-        let Some(shard) = self.shard(inode.ino) else {
-            return inode;
+    /// An inode, or what [`InodeCache::insert_loaded`] needs to know of its absence.
+    pub(crate) fn find(&self, ino: Ino) -> std::result::Result<Arc<Inode>, Miss> {
+        let Some(shard) = self.shard(ino) else {
+            return Err(Miss { ino, taken: 0 });
         };
         let mut shard = shard.lock();
-        if let Some(known) = shard.get(&inode.ino) {
+        let taken = shard.taken;
+        shard.inodes.get(&ino).cloned().ok_or(Miss { ino, taken })
+    }
+
+    /// Adds an inode whose row was read after `miss`; if another thread was faster, its inode wins.
+    ///
+    /// `None` if inodes have been taken out since: this one may have been among them, loaded, changed and taken out by
+    /// others, so that the row is an old one and has to be read again.
+    pub(crate) fn insert_loaded(&self, miss: Miss, row: InodeRow) -> Option<Arc<Inode>> {
+        let mut shard = self.shard(miss.ino)?.lock();
+        (shard.taken == miss.taken).then(|| self.add(&mut shard, Inode::new(miss.ino, row)))
+    }
+
+    /// Adds an inode that was made.
+    pub(crate) fn insert(&self, inode: Arc<Inode>) -> Arc<Inode> {
+        match self.shard(inode.ino) {
+            Some(shard) => self.add(&mut shard.lock(), inode),
+            None => inode,
+        }
+    }
+
+    fn add(&self, shard: &mut Shard, inode: Arc<Inode>) -> Arc<Inode> {
+        if let Some(known) = shard.inodes.get(&inode.ino) {
             return Arc::clone(known);
         }
-        shard.put(inode.ino, Arc::clone(&inode));
+        shard.inodes.put(inode.ino, Arc::clone(&inode));
         let keep = NonZeroUsize::MIN.get().max(CACHED_MAX / SHARDS);
         // Inodes in use are skipped: they move to the young end and are looked at again later.
         let mut tries = 4;
-        while shard.len() > keep && tries > 0 {
+        while shard.inodes.len() > keep && tries > 0 {
             tries -= 1;
-            let Some((ino, old)) = shard.pop_lru() else {
+            let Some((ino, old)) = shard.inodes.pop_lru() else {
                 break;
             };
             if self.in_use(&old) {
-                shard.put(ino, old);
+                shard.inodes.put(ino, old);
+            } else {
+                shard.taken += 1;
             }
         }
         inode
@@ -154,7 +197,10 @@ impl InodeCache {
 
     pub(crate) fn remove(&self, ino: Ino) {
         if let Some(shard) = self.shard(ino) {
-            shard.lock().pop(&ino);
+            let mut shard = shard.lock();
+            if shard.inodes.pop(&ino).is_some() {
+                shard.taken += 1;
+            }
         }
     }
 
@@ -162,5 +208,73 @@ impl InodeCache {
         Arc::strong_count(inode) > 1
             || inode.opens.load(Ordering::Acquire) > 0
             || inode.changed.load(Ordering::Acquire) > self.committed.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Timestamp;
+    use crate::format::rows::{Attrs, Kind};
+
+    fn row(size: u64) -> InodeRow {
+        let time = Timestamp::default();
+        let attrs = Attrs {
+            kind: Kind::File,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            rdev_major: 0,
+            rdev_minor: 0,
+            flags: 0,
+            size,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            btime: time,
+        };
+        InodeRow {
+            attrs,
+            nlink: 1,
+            mapped: 0,
+            parent: Ino::ROOT,
+            target: Vec::new(),
+        }
+    }
+
+    fn size(inode: &Inode) -> u64 {
+        inode.state.read().row.attrs.size
+    }
+
+    /// Bug: a thread read an inode's row; before it had put it into the cache, another one loaded the inode, removed
+    /// the file, and took the inode out; then the first one's inode, with a name that is none, stayed in the cache.
+    #[test]
+    fn a_row_that_was_read_before_its_inode_was_taken_out_is_read_again() {
+        let (cache, ino) = (InodeCache::new(), Ino::from_raw(7));
+        let slow = cache.find(ino).unwrap_err();
+        let fast = cache.find(ino).unwrap_err();
+        let loaded = cache.insert_loaded(fast, row(1)).unwrap();
+        loaded.state.write().row.attrs.size = 2;
+        assert_eq!(size(&cache.insert_loaded(slow, row(1)).unwrap()), 2);
+        drop(loaded);
+        cache.remove(ino);
+        assert!(cache.insert_loaded(slow, row(1)).is_none());
+        let again = cache.find(ino).unwrap_err();
+        assert_eq!(size(&cache.insert_loaded(again, row(2)).unwrap()), 2);
+    }
+
+    #[test]
+    fn a_row_that_was_read_before_its_inode_was_evicted_is_read_again() {
+        let (cache, ino) = (InodeCache::new(), Ino::from_raw(7));
+        let slow = cache.find(ino).unwrap_err();
+        drop(cache.insert(Inode::new(ino, row(1))));
+        let mut others = (ino.raw() + 1..).filter(|n| n % (SHARDS as u64) == ino.raw());
+        while cache.get(ino).is_some() {
+            // Looking at it has made it the youngest.
+            for other in others.by_ref().take(CACHED_MAX / SHARDS) {
+                drop(cache.insert(Inode::new(Ino::from_raw(other), row(0))));
+            }
+        }
+        assert!(cache.insert_loaded(slow, row(1)).is_none());
     }
 }

@@ -20,7 +20,7 @@ mod plain_seed;
 mod snap;
 mod types;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -82,8 +82,8 @@ pub struct Engine {
     timer: Mutex<Option<std::thread::JoinHandle<()>>>,
     /// Held by each rename, so that two of them cannot make a loop of directories.
     renames: Mutex<()>,
-    /// Inodes without names that the kernel may still use.
-    orphans: Mutex<HashSet<Ino>>,
+    /// Inodes without names, and whether the kernel has forgotten them: then they go with their last handle.
+    orphans: Mutex<HashMap<Ino, bool>>,
     /// Held while a snapshot is taken or deleted.
     snapshots: Mutex<()>,
     nodes: NodeCache,
@@ -132,14 +132,17 @@ impl Engine {
     /// # Errors
     /// [`Error::Stale`] if there is none.
     fn inode(&self, ino: Ino) -> Result<Arc<Inode>> {
-        if let Some(inode) = self.inodes.get(ino) {
-            return Ok(inode);
+        loop {
+            let miss = match self.inodes.find(ino) {
+                Ok(inode) => return Ok(inode),
+                Err(miss) => miss,
+            };
+            let row = self.live.get(Table::Inode, &keys::inode(ino))?;
+            let row = InodeRow::decode(&row.ok_or(Error::Stale)?)?;
+            if let Some(inode) = self.inodes.insert_loaded(miss, row) {
+                return Ok(inode);
+            }
         }
-        let row = self
-            .live
-            .get(Table::Inode, &keys::inode(ino))?
-            .ok_or(Error::Stale)?;
-        Ok(self.inodes.insert(Inode::new(ino, InodeRow::decode(&row)?)))
     }
 
     /// Fails if the store accepts no changes.

@@ -1,6 +1,5 @@
 //! Making, opening and closing stores.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -215,7 +214,7 @@ impl Engine {
             folds: Mutex::default(),
             timer: Mutex::new(None),
             renames: Mutex::new(()),
-            orphans: Mutex::new(HashSet::new()),
+            orphans: Mutex::default(),
             snapshots: Mutex::new(()),
             nodes: NodeCache::new(),
             virtuals: Virtual::default(),

@@ -14,6 +14,7 @@ use fuser::{
 use super::cache::KernelCache;
 use super::convert::{InoMap, negative};
 use super::errno::errno;
+use super::known::Known;
 use super::offload::{Job, Offload};
 use super::panics::contain;
 use crate::base::{Error, Ino, Result};
@@ -69,6 +70,7 @@ pub(super) struct Adapter {
     pub(super) engine: Arc<Engine>,
     pub(super) map: InoMap,
     pub(super) cache: KernelCache,
+    pub(super) known: Arc<Known>,
     pub(super) offload: Offload,
     pub(super) lifetimes: Lifetimes,
     /// Whether the kernel checks modes and ACLs.
@@ -78,22 +80,24 @@ pub(super) struct Adapter {
 }
 
 impl Adapter {
-    /// An adapter for the engine's tree.
+    /// An adapter for the tree below `root`.
     ///
     /// # Errors
     /// [`Error::Io`] if the system gives no threads.
     pub(super) fn new(
         engine: Arc<Engine>,
+        root: Ino,
         lifetimes: Lifetimes,
         kernel_checks: bool,
     ) -> Result<Self> {
-        let map = InoMap::new(engine.root());
-        let frozen = engine.root() != Ino::ROOT;
+        let map = InoMap::new(root);
+        let frozen = root != Ino::ROOT;
         Ok(Self {
             frozen,
             engine,
             map,
             cache: KernelCache::new(map),
+            known: Arc::new(Known::new()),
             offload: Offload::new()?,
             lifetimes,
             kernel_checks,
@@ -126,6 +130,22 @@ impl Adapter {
         work: impl FnOnce(&Engine) -> Result<T>,
     ) -> std::result::Result<T, Errno> {
         contain(op, ino, || work(&self.engine)).map_err(|error| report(op, ino, &error))
+    }
+
+    /// As [`Adapter::run`], for an operation that lists entries and notes that it has listed some.
+    pub(super) fn listing(
+        &self,
+        op: &'static str,
+        dir: Ino,
+        work: impl FnOnce(&Engine, &mut bool) -> Result<()>,
+    ) -> std::result::Result<(), Errno> {
+        let mut some = false;
+        match self.run(op, dir, |engine| work(engine, &mut some)) {
+            // What was listed is right, and each entry may hold a reference, which only a reply gives to the
+            // kernel; the error comes back with the next request.
+            Err(_) if some => Ok(()),
+            outcome => outcome,
+        }
     }
 
     pub(super) fn empty(
@@ -162,9 +182,15 @@ impl Adapter {
         work: impl FnOnce(&Engine) -> Result<Stat>,
     ) {
         match self.run(op, dir, work) {
-            Ok(stat) => reply.entry(&self.lifetime(stat.ino), &self.map.attr(&stat), GENERATION),
+            Ok(stat) => self.reply_entry(&stat, reply),
             Err(code) => reply.error(code),
         }
+    }
+
+    /// Gives the kernel an entry, and with it a reference to its inode.
+    fn reply_entry(&self, stat: &Stat, reply: ReplyEntry) {
+        self.known.give(stat.ino);
+        reply.entry(&self.lifetime(stat.ino), &self.map.attr(stat), GENERATION);
     }
 
     /// A lookup: an absent name is an answer that the kernel remembers, too.
@@ -179,7 +205,7 @@ impl Adapter {
             });
         }
         match contain("lookup", dir, || self.engine.lookup(dir, name.as_bytes())) {
-            Ok(stat) => reply.entry(&self.lifetime(stat.ino), &self.map.attr(&stat), GENERATION),
+            Ok(stat) => self.reply_entry(&stat, reply),
             Err(Error::NotFound) if !self.volatile(dir) => {
                 reply.entry(&self.lifetimes.absences, &negative(), GENERATION);
             }

@@ -9,6 +9,7 @@ mod convert;
 mod errno;
 mod fusermount;
 mod ioctl;
+mod known;
 mod mountinfo;
 mod offload;
 mod ops;

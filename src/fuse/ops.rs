@@ -50,7 +50,9 @@ impl Filesystem for Adapter {
         let ino = self.map.to_engine(ino);
         // There is no reply, so a panic has been logged and that is all.
         let _ = self.run("forget", ino, |engine| {
-            engine.forget(ino, nlookup);
+            if let Some(references) = self.known.take(ino, nlookup) {
+                engine.forget(ino, references);
+            }
             Ok(())
         });
     }
@@ -239,6 +241,7 @@ impl Filesystem for Adapter {
                 if how.write {
                     self.cache.writers().opened(stat.ino);
                 }
+                self.known.give(stat.ino);
                 reply.created(
                     &self.lifetime(stat.ino),
                     &self.map.attr(&stat),
@@ -372,8 +375,7 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectory,
     ) {
         let ino = self.map.to_engine(ino);
-        let mut some = false;
-        let outcome = self.run("readdir", ino, |engine| {
+        let outcome = self.listing("readdir", ino, |engine, some| {
             engine.readdir(Handle(fh.0), offset, &mut |item| {
                 let full = reply.add(
                     self.map.to_kernel(item.ino),
@@ -381,14 +383,13 @@ impl Filesystem for Adapter {
                     file_type(item.kind),
                     OsStr::from_bytes(&item.name),
                 );
-                some |= !full;
+                *some |= !full;
                 !full
             })
         });
         match outcome {
-            Err(code) if !some => reply.error(code),
-            // What was listed is right; the error comes back with the next request.
-            Ok(()) | Err(_) => reply.ok(),
+            Ok(()) => reply.ok(),
+            Err(code) => reply.error(code),
         }
     }
 
@@ -401,9 +402,9 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         let ino = self.map.to_engine(ino);
-        let mut some = false;
-        let outcome = self.run("readdirplus", ino, |engine| {
+        let outcome = self.listing("readdirplus", ino, |engine, some| {
             engine.readdirplus(Handle(fh.0), offset, &mut |item, stat| {
+                let is_child = item.name != b"." && item.name != b"..";
                 let full = reply.add(
                     self.map.to_kernel(item.ino),
                     item.cookie,
@@ -412,14 +413,17 @@ impl Filesystem for Adapter {
                     &self.map.attr(&stat),
                     GENERATION,
                 );
-                some |= !full;
+                if !full && is_child {
+                    // The kernel takes no reference to the other two.
+                    self.known.give(item.ino);
+                }
+                *some |= !full;
                 !full
             })
         });
         match outcome {
-            Err(code) if !some => reply.error(code),
-            // Each entry that was listed holds a reference, which only a reply gives to the kernel.
-            Ok(()) | Err(_) => reply.ok(),
+            Ok(()) => reply.ok(),
+            Err(code) => reply.error(code),
         }
     }
 

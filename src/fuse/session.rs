@@ -20,7 +20,7 @@ use super::adapter::{Adapter, Lifetimes};
 use super::cache::KernelCache;
 use super::fusermount;
 use super::mountinfo::{self, FS_TYPE};
-use crate::base::{Error, Result};
+use crate::base::{Error, Ino, Result};
 use crate::engine::Engine;
 
 const DEVICE: &str = "/dev/fuse";
@@ -35,6 +35,8 @@ pub struct MountOptions {
     pub mountpoint: PathBuf,
     /// What `/proc/mounts` shows as the source: the store.
     pub source: String,
+    /// The directory of the engine that is shown as the root: the engine's own unless set to that of a snapshot.
+    pub root: Option<Ino>,
     /// Refuse every change already in the kernel.
     pub read_only: bool,
     /// Let other users in.
@@ -65,6 +67,7 @@ impl MountOptions {
         Self {
             mountpoint: mountpoint.into(),
             source: source.into(),
+            root: None,
             read_only: false,
             allow_other: false,
             default_permissions: true,
@@ -134,7 +137,8 @@ pub fn mount(engine: Arc<Engine>, options: &MountOptions) -> Result<Mounted> {
         entries: options.entry_lifetime,
         absences: options.absence_lifetime,
     };
-    let adapter = Adapter::new(engine, lifetimes, options.default_permissions)?;
+    let root = options.root.unwrap_or(engine.root());
+    let adapter = Adapter::new(engine, root, lifetimes, options.default_permissions)?;
     let cache = adapter.cache.clone();
     let connection = if by_root {
         mount_directly(&at, options)?
@@ -302,6 +306,7 @@ fn serve(
     options: &MountOptions,
 ) -> Result<Arc<End>> {
     let cache = adapter.cache.clone();
+    let (engine, known) = (Arc::clone(&adapter.engine), Arc::clone(&adapter.known));
     let mut config = Config::default();
     let readers = readers(options.threads);
     config.n_threads = Some(readers);
@@ -320,6 +325,10 @@ fn serve(
             let outcome = session.run();
             // The connection may have been aborted while mounted; then the mount is dead.
             place.detach_if_ours();
+            for (ino, references) in known.take_all() {
+                engine.forget(ino, references);
+            }
+            drop(engine);
             ending.set(outcome.err().map(|e| Error::io("FUSE session", e)));
         })
         .map_err(|e| Error::io("start of a thread", e))?;

@@ -11,7 +11,8 @@ use mmhfs::base::{Error, PackId};
 use mmhfs::chunk::pack_name;
 use mmhfs::format::rows::PackKind;
 
-use super::world::{World, noise, text};
+use super::world::{World, text};
+use crate::dice::noise;
 
 /// Length of the trailer, the end of a sealed pack.
 const TRAILER_LEN: u64 = 64;

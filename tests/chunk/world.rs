@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use crate::dice::noise;
 use mmhfs::base::{ByteLen, ChunkId, Env, Error, Lsn, PackId, PackOff, Result, StoreId};
 use mmhfs::chunk::{
     ChunkLookup, ChunkStore, LogTail, PutKind, Replay, ScanReport, Scanned, StoreConfig, Watermark,
@@ -534,19 +535,6 @@ impl World {
         found.sort();
         found
     }
-}
-
-/// Bytes that do not compress, another run for each seed.
-pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut x = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    std::iter::repeat_with(|| {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        x.to_le_bytes()[3]
-    })
-    .take(len)
-    .collect()
 }
 
 /// Bytes that compress, another run for each seed.

@@ -10,6 +10,8 @@
 )]
 
 mod damage;
+#[path = "../common/dice.rs"]
+mod dice;
 mod diff;
 mod fold;
 mod history;

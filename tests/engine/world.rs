@@ -13,6 +13,8 @@ use mmhfs::engine::{
     seed_of_dir,
 };
 
+pub(crate) use super::dice::Dice;
+
 pub(crate) const RW: OpenHow = OpenHow {
     read: true,
     write: true,
@@ -20,29 +22,6 @@ pub(crate) const RW: OpenHow = OpenHow {
     truncate: false,
     sync: false,
 };
-
-/// SplitMix64: a run is a function of its seed.
-#[derive(Clone)]
-pub(crate) struct Dice(pub(crate) u64);
-
-impl Dice {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
-        let words = std::iter::repeat_with(|| self.next().to_le_bytes());
-        words.flatten().take(len).collect()
-    }
-}
 
 pub(crate) struct World {
     dir: tempfile::TempDir,

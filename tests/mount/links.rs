@@ -1,7 +1,8 @@
 //! Hard links and directory link counts.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 
 use crate::store::{MountedStore, errno};
 
@@ -49,4 +50,22 @@ fn a_directory_cannot_be_linked_and_a_taken_name_not_either() {
         errno(fs::hard_link(store.path("a"), store.path("d"))),
         libc::EEXIST
     );
+}
+
+/// Bug: the last close removed a file without a name, although somebody referred to it by `O_PATH` and could open
+/// it again.
+#[test]
+fn a_file_without_a_name_can_be_opened_for_as_long_as_somebody_refers_to_it() {
+    let store = MountedStore::new();
+    fs::write(store.path("a"), b"here").unwrap();
+    let place = fs::File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(store.path("a"))
+        .unwrap();
+    fs::remove_file(store.path("a")).unwrap();
+    let again = format!("/proc/self/fd/{}", place.as_raw_fd());
+    for _ in 0..50 {
+        assert_eq!(fs::read(&again).unwrap(), b"here");
+    }
 }

@@ -77,7 +77,18 @@ impl MountedStore {
         }
         if let Some(engine) = self.engine.take() {
             engine.close().unwrap();
+            drop(engine);
+            // The threads of the engine and of the session hold it for another moment.
+            let lock = fs::File::open(self.dir.path().join("store/lock")).unwrap();
+            lock.lock().unwrap();
         }
+    }
+
+    /// Takes a snapshot of everything that programs have written, and gives its name.
+    pub fn snapshot(&self) -> String {
+        self.mounted().collect_writes().unwrap();
+        let engine = self.engine.as_ref().unwrap();
+        engine.snapshot(None, &|_| ()).unwrap().name
     }
 
     pub fn mounted(&self) -> &Mounted {

@@ -74,10 +74,8 @@ impl Engine {
     /// # Errors
     /// [`Error::Stale`] for an unknown handle.
     pub fn release(&self, handle: Handle) -> Result<()> {
-        if let Some(inode) = self.handles.close(handle)?
-            && inode.state.read().row.nlink == 0
-        {
-            self.reap(&inode);
+        if let Some(inode) = self.handles.close(handle)? {
+            self.reap_closed(&inode);
         }
         Ok(())
     }

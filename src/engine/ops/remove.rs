@@ -123,18 +123,32 @@ impl Engine {
         // does not survive a crash: opening a store removes orphans.
         change.put_inode(inode, state);
         change.set_orphan(inode.ino, true);
-        self.orphans.lock().insert(inode.ino);
+        self.orphans.lock().insert(inode.ino, false);
     }
 
-    /// The kernel has dropped `count` references to an inode.
+    /// The kernel has dropped its `count` references to an inode, all that it had: the inode goes if it has no name,
+    /// at once or with its last handle.
     pub fn forget(&self, ino: Ino, count: u64) {
         if self.virtual_forget(ino, count) {
             return;
         }
-        if self.orphans.lock().contains(&ino)
-            && let Ok(inode) = self.inode(ino)
-        {
+        let is_orphan = match self.orphans.lock().get_mut(&ino) {
+            Some(forgotten) => {
+                *forgotten = true;
+                true
+            }
+            None => false,
+        };
+        if is_orphan && let Ok(inode) = self.inode(ino) {
             self.reap(&inode);
+        }
+    }
+
+    /// Removes an inode whose handle was closed, unless it has a name or may be opened again: by somebody who
+    /// refers to it without having it open (`O_PATH`).
+    pub(crate) fn reap_closed(&self, inode: &Arc<Inode>) {
+        if self.orphans.lock().get(&inode.ino) == Some(&true) {
+            self.reap(inode);
         }
     }
 

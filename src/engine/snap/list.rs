@@ -1,6 +1,6 @@
 //! Snapshots by name and seed: taking, listing, finding, deleting.
 
-use crate::base::{Error, Ino, Result, Timestamp};
+use crate::base::{Error, Ino, Result, utc};
 use crate::engine::Engine;
 use crate::engine::types::{Progress, SnapshotInfo};
 use crate::format::keys;
@@ -28,37 +28,6 @@ fn info(name: &str, row: &SnapshotRow) -> SnapshotInfo {
     }
 }
 
-/// A name made of a moment: `2026-11-22T12-18-20Z`.
-fn name_of_time(time: Timestamp) -> String {
-    let days = time.secs.div_euclid(86_400);
-    let of_day = time.secs.rem_euclid(86_400);
-    let (year, month, day) = civil(days);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}-{:02}-{:02}Z",
-        of_day / 3600,
-        of_day / 60 % 60,
-        of_day % 60
-    )
-}
-
-/// The proleptic Gregorian date of a day counted from 1970-01-01.
-///
-/// Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
-fn civil(days: i64) -> (i64, i64, i64) {
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z.rem_euclid(146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    (
-        yoe + era * 400 + i64::from(month <= 2),
-        month,
-        doy - (153 * mp + 2) / 5 + 1,
-    )
-}
-
 impl Engine {
     /// Takes a snapshot of everything that the engine has received; without a name it is named by the time.
     ///
@@ -74,7 +43,7 @@ impl Engine {
         let _one = self.snapshots.lock();
         let name = match name {
             Some(name) => name.to_owned(),
-            None => self.free_name(&name_of_time(self.env.now()))?,
+            None => self.free_name(&utc(self.env.now().secs, '-'))?,
         };
         check_name(&name)?;
         if self
@@ -209,17 +178,4 @@ fn check_name(name: &str) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_snapshot_without_a_name_is_named_by_the_time() {
-        let at = |secs| name_of_time(Timestamp { secs, nanos: 0 });
-        assert_eq!(at(0), "1970-01-01T00-00-00Z");
-        assert_eq!(at(951_827_696), "2000-02-29T12-34-56Z");
-        assert_eq!(at(1_795_349_900), "2026-11-22T12-18-20Z");
-    }
 }
