@@ -1,5 +1,7 @@
 //! The chunk store on real files: what it promises about bytes, damage, crashes and failing disks.
 
+#[path = "chunk/clean.rs"]
+mod clean;
 #[path = "common/dice.rs"]
 mod dice;
 #[path = "chunk/recovery.rs"]

@@ -103,6 +103,16 @@ pub enum Error {
         /// What did not match.
         detail: String,
     },
+    /// A checkpoint does not verify, and no other can take its place.
+    #[error("{} is damaged at {offset}: {detail}", path.display())]
+    CheckpointDamaged {
+        /// The file.
+        path: PathBuf,
+        /// Offset in it.
+        offset: u64,
+        /// What is wrong there.
+        detail: String,
+    },
     /// The log cannot be replayed: a record before its end does not verify.
     #[error(
         "damaged log: {detail} at {site} in {path}; nothing was changed; restore this pack file from a copy"
@@ -289,6 +299,7 @@ impl Error {
             self,
             Self::Corrupt { .. }
                 | Self::LogDamaged { .. }
+                | Self::CheckpointDamaged { .. }
                 | Self::PackMissing { .. }
                 | Self::PackTruncated { .. }
                 | Self::Malformed { .. }

@@ -108,6 +108,47 @@ pub const CHECK_ROOTED_MAX: usize = 1 << 20;
 /// Directories above one another that a path is followed through: more are a loop.
 pub const PATH_DEPTH_MAX: usize = 1 << 20;
 
+/// Bits that cleaning spends on each chunk that may be live: with [`LIVE_PROBES`] of them set, it keeps about one
+/// dead chunk of 1,700 until the next run.
+pub const LIVE_BITS_PER_CHUNK: u64 = 16;
+/// Bits of the set of live chunks that one chunk sets.
+pub const LIVE_PROBES: u64 = 6;
+/// Smallest set of live chunks, in bytes.
+pub const LIVE_SET_LEN_MIN: usize = 64 << 10;
+/// Part of the memory budget that the set of live chunks may take.
+pub const LIVE_SET_SHARE: u64 = 8;
+/// Part of the memory budget that the nodes already visited by the mark may take; beyond them a shared node is
+/// visited again, which costs time only.
+pub const VISITED_SHARE: u64 = 16;
+/// About what remembering one id costs in a hash set, in bytes.
+pub const VISITED_ID_LEN: u64 = 64;
+/// Rows of chunks of packs to be emptied that cleaning holds at a time.
+pub const CLEAN_ROWS_MAX: usize = 262_144;
+/// Stored bytes of frames that cleaning moves in one commit; foreground commits pass between two of them.
+pub const CLEAN_BATCH_LEN: usize = 4 << 20;
+/// Rows of dead chunks that one commit of cleaning deletes.
+pub const CLEAN_OPS_MAX: usize = 8_192;
+/// Dead bytes, in percent of the live ones, that cleaning leaves in packs that are mostly live.
+pub const CLEAN_UNUSED_PERCENT: u64 = 5;
+/// Places at which one read looks for a chunk that is moved again and again.
+pub const LOOKUPS_MAX: u32 = 8;
+/// Milliseconds between two looks whether a store is to be cleaned.
+pub const AUTO_CLEAN_INTERVAL_MS: u64 = 60_000;
+/// Packs that must be new before a store is cleaned by itself ...
+pub const AUTO_CLEAN_PACKS_MIN: u64 = 4;
+/// ... and beside them this part of all packs.
+pub const AUTO_CLEAN_PACKS_SHARE: u64 = 4;
+/// What an automatic cleaning leaves: see [`CLEAN_UNUSED_PERCENT`].
+pub const AUTO_CLEAN_UNUSED_PERCENT: u64 = 25;
+/// Bytes of the file that keeps room for the commits of a cleaning.
+pub const RESERVE_LEN: u64 = 4 << 20;
+/// Bytes that the packs of a store must have for that file to be worth it.
+pub const RESERVE_STORE_LEN_MIN: u64 = 64 << 20;
+/// Room that the disk must have for that file to be made.
+pub const RESERVE_ROOM_MIN: u64 = 64 << 20;
+/// Checkpoints that are kept: the newest, and one to fall back on.
+pub const CHECKPOINTS_KEPT: usize = 2;
+
 /// Most threads that compute the seed of a plain directory.
 pub const PLAIN_SEED_THREADS_MAX: usize = 256;
 /// Stack of each of them: the deepest path has 2,048 directories. Only what is used takes memory.

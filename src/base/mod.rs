@@ -11,7 +11,7 @@ mod ids;
 pub mod limits;
 mod verified;
 
-pub use date::utc;
+pub use date::{civil, utc};
 pub use env::{Env, Timestamp};
 pub use error::{Error, Result, Site};
 pub use ids::{ByteLen, ChunkId, Digest, FileOff, Ino, Lsn, PackId, PackOff, Slot, StoreId};

@@ -176,7 +176,8 @@ impl Batch {
 }
 
 impl RawFrame {
-    fn new(kind: FrameKind) -> Self {
+    /// A frame without any.
+    pub(super) fn new(kind: FrameKind) -> Self {
         Self {
             kind,
             raw: Vec::new(),
@@ -188,7 +189,8 @@ impl RawFrame {
         std::mem::replace(self, Self::new(self.kind))
     }
 
-    fn push(&mut self, piece: &HashedPiece<'_>) {
+    /// Appends a piece.
+    pub(super) fn push(&mut self, piece: &HashedPiece<'_>) {
         self.raw.extend_from_slice(piece.bytes);
         let len = u32::try_from(piece.bytes.len()).unwrap_or(u32::MAX);
         self.chunks.push(FrameChunk { id: piece.id, len });

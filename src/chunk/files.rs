@@ -9,7 +9,7 @@ use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 
 use crate::base::limits::OPEN_PACKS_MAX;
-use crate::base::{Error, PackId, PackOff, Result};
+use crate::base::{ByteLen, Error, PackId, PackOff, Result};
 use crate::disk::{Access, Disk, DiskFile};
 use crate::format::rows::PackKind;
 
@@ -68,7 +68,8 @@ pub(super) fn list_packs(disk: &dyn Disk) -> Result<BTreeMap<PackId, PackKind>> 
 
 /// The pack files of a store, at most [`OPEN_PACKS_MAX`] of them open.
 ///
-/// Locks: `kinds` and `open` guard only their maps and are never held together or across a disk wait.
+/// Locks: `kinds` and `open` guard only their maps and are never held across a disk wait; `kinds` may be taken
+/// under `open`.
 pub(super) struct PackFiles {
     disk: Arc<dyn Disk>,
     kinds: RwLock<BTreeMap<PackId, PackKind>>,
@@ -107,6 +108,25 @@ impl PackFiles {
         self.open.lock().put(id, file);
     }
 
+    /// Removes the file of a pack and returns its length in bytes. One that is not there is no error.
+    ///
+    /// Who has it open goes on reading it; its number is never used again (I4).
+    pub(super) fn remove(&self, id: PackId) -> Result<u64> {
+        let Some(kind) = self.kinds.write().remove(&id) else {
+            return Ok(0);
+        };
+        self.open.lock().pop(&id);
+        let name = pack_name(id, kind);
+        let len = self.disk.len(&name)?.map_or(0, ByteLen::raw);
+        match self.disk.remove(&name) {
+            Ok(()) | Err(Error::NotFound) => Ok(len),
+            Err(error) => {
+                self.kinds.write().insert(id, kind);
+                Err(error)
+            }
+        }
+    }
+
     /// The kind of a pack.
     pub(super) fn kind(&self, id: PackId) -> Result<PackKind> {
         // An index row may name a pack whose file is gone; rows of bulk data are the many.
@@ -140,7 +160,11 @@ impl PackFiles {
             Err(Error::NotFound) => return Err(self.missing(id, kind)),
             other => other?,
         };
-        self.open.lock().put(id, Arc::clone(&file));
+        let mut open = self.open.lock();
+        // One that was removed meanwhile must not be kept open: its space would not come back.
+        if self.kinds.read().contains_key(&id) {
+            open.put(id, Arc::clone(&file));
+        }
         Ok(file)
     }
 

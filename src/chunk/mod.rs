@@ -5,12 +5,16 @@
 
 mod batch;
 mod cache;
+mod checkpoint;
 mod chunker;
+mod clean;
 mod files;
+mod live;
 mod pack;
 mod place;
 mod read;
 mod replay;
+mod reserve;
 mod scan;
 mod store;
 mod superblocks;
@@ -20,8 +24,13 @@ mod window;
 mod writer;
 
 pub use batch::Batch;
+pub use checkpoint::{
+    CheckpointName, CheckpointWriter, EachRows, checkpoints, load_checkpoint, log_start,
+};
 pub use chunker::cut;
+pub use clean::MovingFrame;
 pub use files::pack_name;
+pub use live::LiveSet;
 pub use replay::{EachCommit, LogTail, Replay, replay};
 pub use scan::{ScanReport, Scanned};
 pub use store::ChunkStore;

@@ -11,7 +11,7 @@ use super::cache::{FrameCache, FrameKey, Weighed};
 use super::files::PackFiles;
 use super::types::ChunkBytes;
 use crate::base::limits::{DAMAGED_FRAMES_MAX, PREFETCH_FRAMES_MAX};
-use crate::base::{ChunkId, Error, Result, Site, StoreId, Verified};
+use crate::base::{ChunkId, Error, PackId, Result, Site, StoreId, Verified};
 use crate::codec::decompress;
 use crate::format::frame::{Address, FRAME_LEN_MAX, FrameHead, FrameKind, decode_frame};
 use crate::format::rows::ChunkRow;
@@ -42,9 +42,23 @@ impl DecodedFrame {
     /// # Errors
     /// [`Error::Corrupt`] that names the place.
     pub(super) fn decode(bytes: &[u8], at: &Address) -> Result<(Self, FrameHead)> {
-        let (head, payload) = decode_frame(bytes, at, &|parts| checksum(Checksum::Frame, parts))
+        Self::decode_range(bytes, at).map(|(frame, head, _)| (frame, head))
+    }
+
+    /// As [`DecodedFrame::decode`], with the payload as it is stored.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] that names the place.
+    pub(super) fn decode_whole(bytes: &[u8], at: &Address) -> Result<(Self, FrameHead, Vec<u8>)> {
+        let (frame, head, payload) = Self::decode_range(bytes, at)?;
+        let payload = bytes.get(payload).unwrap_or(&[]).to_vec();
+        Ok((frame, head, payload))
+    }
+
+    fn decode_range(bytes: &[u8], at: &Address) -> Result<(Self, FrameHead, Range<usize>)> {
+        let (head, range) = decode_frame(bytes, at, &|parts| checksum(Checksum::Frame, parts))
             .map_err(|error| corrupt("frame", at, error))?;
-        let payload = bytes.get(payload).unwrap_or(&[]);
+        let payload = bytes.get(range.clone()).unwrap_or(&[]);
         let raw_len = usize::try_from(head.raw_len).unwrap_or(usize::MAX);
         let mut raw = Vec::new();
         decompress(head.codec, payload, raw_len, &mut raw)
@@ -65,7 +79,15 @@ impl DecodedFrame {
             raw: Arc::new(raw),
             chunks,
         };
-        Ok((frame, head))
+        Ok((frame, head, range))
+    }
+
+    /// The chunks and their bytes, in order. Only their frame has been verified.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = (ChunkId, &[u8])> {
+        self.chunks.iter().map(|chunk| {
+            let bytes = self.raw.get(chunk.range.clone()).unwrap_or(&[]);
+            (chunk.id, bytes)
+        })
     }
 
     /// Compares the digest of a chunk with its id, once per decoding.
@@ -182,20 +204,21 @@ impl Reader {
         DecodedFrame::decode(&bytes, &at).map(|(frame, _)| frame)
     }
 
-    /// The bytes of a chunk whose row is given.
+    /// The bytes of a chunk whose row is given. An error is not yet known as damage: the row may be out of date.
     pub(super) fn chunk(&self, id: &ChunkId, row: &ChunkRow) -> Result<Verified<ChunkBytes>> {
         let key = (row.pack, row.frame);
-        let found = self
-            .cache
+        self.cache
             .get(key, || self.load(row))
-            .and_then(|frame| frame.chunk(id, row, &self.address(row)));
-        if found.is_err() {
-            self.note_damage(key);
-        }
-        found
+            .and_then(|frame| frame.chunk(id, row, &self.address(row)))
     }
 
-    fn note_damage(&self, key: FrameKey) {
+    /// Forgets the damage in a pack that is gone.
+    pub(super) fn forget_damage(&self, pack: PackId) {
+        self.damaged.lock().retain(|(of, _)| *of != pack);
+    }
+
+    /// Remembers that a frame cannot be read.
+    pub(super) fn note_damage(&self, key: FrameKey) {
         let mut damaged = self.damaged.lock();
         if damaged.len() < DAMAGED_FRAMES_MAX {
             damaged.insert(key);

@@ -19,6 +19,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::checkpoint::log_start;
 use super::files::{list_packs, pack_name, read_exactly};
 use super::place::{Place, place_of};
 use super::types::Watermark;
@@ -106,6 +107,7 @@ pub fn replay(
         disk,
         superblock,
         packs: &packs,
+        start: log_start(disk, superblock)?,
     };
     let chain = log.chain(from.as_ref())?;
     if let Some(newest) = chain.links.last() {
@@ -186,6 +188,8 @@ struct Log<'a> {
     disk: &'a dyn Disk,
     superblock: &'a Superblock,
     packs: &'a BTreeMap<PackId, PackKind>,
+    /// LOG packs before this one may be gone: checkpoints stand for them.
+    start: Option<PackId>,
 }
 
 /// What the walk has seen so far.
@@ -231,6 +235,11 @@ impl Log<'_> {
         while cut.prev.raw() != 0 {
             before |= from.is_some_and(|mark| is_at(&cut, mark));
             if before {
+                // One that a checkpoint has made superfluous, and cleaning has removed.
+                let gone = !self.packs.contains_key(&cut.prev);
+                if gone && self.start.is_some_and(|start| cut.prev < start) {
+                    break;
+                }
                 older.insert(cut.prev, cut.len);
             }
             let holds_mark = from.is_some_and(|mark| mark.pack == cut.prev);
@@ -519,9 +528,16 @@ impl<'a> State<'a> {
 
     fn note_packs(&mut self, ops: &[Op]) -> Result<()> {
         for op in ops {
-            if let Op::Put(Table::Pack, key, value) = op {
-                self.rows
-                    .insert(keys::parse_pack(key)?, PackRow::decode(value)?);
+            match op {
+                Op::Put(Table::Pack, key, value) => {
+                    let row = PackRow::decode(value)?;
+                    self.rows.insert(keys::parse_pack(key)?, row);
+                }
+                // Cleaning has emptied it: its file is gone, or will be.
+                Op::Del(Table::Pack, key) => {
+                    self.rows.remove(&keys::parse_pack(key)?);
+                }
+                _ => {}
             }
         }
         Ok(())

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
-use super::batch::{Batch, RawFrame, Turn, compress_frames, hash_pieces};
+use super::batch::{Batch, PackedFrame, RawFrame, Turn, compress_frames, hash_pieces};
 use super::files::{PackFiles, pack_name};
+use super::live::LiveSet;
 use super::read::Reader;
 use super::replay::{LogTail, sealed_at};
 use super::scan::{Claim, ScanReport, Scanned, scan};
 use super::types::{ChunkBytes, ChunkLookup, Committed, Durable, PackInfo, PutKind, StoreConfig};
 use super::writer::{Writer, create_store};
-use crate::base::limits::{INLINE_FRAMES_LEN_MAX, PUT_SLICE_LEN};
+use crate::base::limits::{INLINE_FRAMES_LEN_MAX, LOOKUPS_MAX, PUT_SLICE_LEN};
 use crate::base::{ByteLen, ChunkId, Error, PackId, PackOff, Result, Site, Verified};
 use crate::codec::Codec;
 use crate::disk::Disk;
@@ -24,12 +25,16 @@ use crate::format::superblock::Superblock;
 /// Reads run in parallel with one another and with the one batch. Locks: `writer` guards the open packs and
 /// is held across their disk waits; it is taken first and readers never take it.
 pub struct ChunkStore {
-    superblock: Superblock,
-    files: Arc<PackFiles>,
+    pub(super) superblock: Superblock,
+    pub(super) files: Arc<PackFiles>,
     lookup: Arc<dyn ChunkLookup>,
-    config: StoreConfig,
-    reader: Reader,
-    writer: Mutex<Writer>,
+    pub(super) config: StoreConfig,
+    pub(super) reader: Reader,
+    pub(super) writer: Mutex<Writer>,
+    /// While cleaning is under way: what every commit names joins this set. A leaf lock.
+    pub(super) pins: RwLock<Option<Arc<LiveSet>>>,
+    /// Length of all packs that are not written to, as long as the next pack has this number. A leaf lock.
+    pub(super) closed_len: Mutex<Option<(PackId, u64)>>,
     turn: Arc<AtomicBool>,
     tail: LogTail,
 }
@@ -72,6 +77,8 @@ impl ChunkStore {
             config,
             reader,
             writer: Mutex::new(writer),
+            pins: RwLock::new(None),
+            closed_len: Mutex::new(None),
             turn: Arc::default(),
             tail,
         };
@@ -165,7 +172,10 @@ impl ChunkStore {
                 .split_at_checked(fitting.count())
                 .unwrap_or((rest, &[]));
             let hashed = hash_pieces(kind, now, &known)?;
+            let first = ids.len();
             ids.extend(hashed.iter().map(|piece| piece.id));
+            // A deduplication hit counts as a reference from now on.
+            self.pin_ids(ids.get(first..).unwrap_or_default());
             let full = batch.add(kind, &hashed);
             self.store_frames(batch, full)?;
             rest = later;
@@ -184,8 +194,14 @@ impl ChunkStore {
         }
         batch.inline = false;
         batch.staged_len = 0;
+        let staged = std::mem::take(&mut batch.staged);
+        self.append_frames(batch, staged)
+    }
+
+    /// Appends frames to DATA packs.
+    pub(super) fn append_frames(&self, batch: &mut Batch, frames: Vec<PackedFrame>) -> Result<()> {
         let mut writer = self.writer.lock();
-        for frame in std::mem::take(&mut batch.staged) {
+        for frame in frames {
             match writer.append_data(&frame) {
                 Ok(rows) => batch.rows.extend(rows),
                 Err(error) => {
@@ -208,6 +224,7 @@ impl ChunkStore {
         if batch.failed || !batch.is_of(&self.turn) {
             return Err(Error::Internal("a batch that has failed is finished"));
         }
+        self.pin_ops(&ops)?;
         let open = batch.close();
         self.store_frames(&mut batch, open)?;
         let mut writer = self.writer.lock();
@@ -226,9 +243,24 @@ impl ChunkStore {
     /// [`Error::ChunkUnknown`], [`Error::Corrupt`], [`Error::PackMissing`], [`Error::PackTruncated`], [`Error::Io`];
     /// the frame is then known to be damaged.
     pub fn get(&self, id: &ChunkId) -> Result<Verified<ChunkBytes>> {
-        let row = self.lookup.chunk(id)?;
-        let row = row.ok_or_else(|| Error::ChunkUnknown(id.to_hex()))?;
-        self.reader.chunk(id, &row)
+        let unknown = || Error::ChunkUnknown(id.to_hex());
+        let mut row = self.lookup.chunk(id)?.ok_or_else(unknown)?;
+        let mut tries = 1;
+        loop {
+            let error = match self.reader.chunk(id, &row) {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => error,
+            };
+            // Cleaning may have moved it, and removed its pack, since the index was asked.
+            match self.lookup.chunk(id)? {
+                Some(now) if now != row && tries < LOOKUPS_MAX => row = now,
+                _ => {
+                    self.reader.note_damage((row.pack, row.frame));
+                    return Err(error);
+                }
+            }
+            tries += 1;
+        }
     }
 
     /// As [`ChunkStore::get`], with a row that the caller has.
@@ -345,6 +377,41 @@ impl ChunkStore {
         lens.try_fold(0_u64, |sum, len| {
             Ok(sum.saturating_add(len?.map_or(0, ByteLen::raw)))
         })
+    }
+
+    /// Number of pack files.
+    #[must_use]
+    pub fn pack_count(&self) -> usize {
+        self.files.all().len()
+    }
+
+    /// Bytes of all pack files, without asking the disk for each: the files that are not written to are asked once
+    /// after each change of their number.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn used_now(&self) -> Result<u64> {
+        let (next, open) = {
+            let writer = self.writer.lock();
+            (writer.next_pack(), writer.open_packs())
+        };
+        let open_len: u64 = open.iter().map(|(_, end)| end.raw()).sum();
+        let known = *self.closed_len.lock();
+        let closed = match known {
+            Some((at, len)) if at == next => len,
+            _ => {
+                let is_closed = |id: &PackId| open.iter().all(|(other, _)| other != id);
+                let all = self.files.all().into_iter();
+                let mut len = 0_u64;
+                for (id, kind) in all.filter(|(id, _)| is_closed(id)) {
+                    let found = self.files.disk().len(&pack_name(id, kind))?;
+                    len = len.saturating_add(found.map_or(0, ByteLen::raw));
+                }
+                *self.closed_len.lock() = Some((next, len));
+                len
+            }
+        };
+        Ok(closed.saturating_add(open_len))
     }
 
     /// Verifies all of a pack: header, frames, every chunk's digest, records, footer. `each` is called with every

@@ -309,6 +309,16 @@ impl Writer {
         log.into_iter().chain(data).collect()
     }
 
+    /// The number that the next pack gets.
+    pub(super) fn next_pack(&self) -> PackId {
+        self.next_pack
+    }
+
+    /// The superblock as it was last written.
+    pub(super) fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
     /// Sets incompatible feature bits in the superblock, durably.
     pub(super) fn require_features(&mut self, bits: u64) -> Result<()> {
         if self.superblock.features.incompatible & bits == bits {

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use super::beside::Beside;
 use super::exit::{Exit, Failure, Outcome};
 use super::facts::{DiffFacts, EntryFacts, ProgressFacts};
-use super::request::{Answer, Emit, Event, Request, StatusFacts, execute};
+use super::request::{Answer, Emit, Event, Request, StatusFacts, execute, forgotten};
 use crate::engine::Engine;
 use crate::fuse::Mounted;
 
@@ -383,6 +383,11 @@ impl Shared {
     fn prepare(&self, request: &Request) -> Outcome<()> {
         if let Request::Delete { name } = request {
             self.beside.refuse_mounted(name)?;
+        }
+        if let Request::Forget { dry_run: false, .. } = request {
+            for name in forgotten(&self.engine, request)? {
+                self.beside.refuse_mounted(&name)?;
+            }
         }
         let sees_all = matches!(
             request,

@@ -126,6 +126,7 @@ impl Exit {
             Error::Locked { .. } | Error::Busy(_) => Self::Locked,
             Error::Corrupt { .. }
             | Error::LogDamaged { .. }
+            | Error::CheckpointDamaged { .. }
             | Error::Malformed { .. }
             | Error::ChunkUnknown(_)
             | Error::SeedMismatch { .. } => Self::Damage,

@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{
-    Change, CheckReport, DamagedPath, DiffItem, FileFacts, FileKind, Progress, RestoreReport,
-    SnapshotInfo, Stat, Stats,
+    Change, CheckReport, CleanReport, DamagedPath, DiffItem, FileFacts, FileKind, ForgetReport,
+    Progress, RestoreReport, SnapshotInfo, SpaceUse, Stat, Stats,
 };
 
 /// Bytes that are nearly always text: a path or a link target.
@@ -169,6 +169,9 @@ pub(super) struct StatsFacts {
     pub(super) snapshots: u64,
     pub(super) lsn: u64,
     pub(super) dirty_bytes: u64,
+    /// As of the last cleaning since the store was opened, if there was one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) space: Option<SpaceFacts>,
     /// Why the store takes no more changes, if it does not.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) halted: Option<String>,
@@ -189,7 +192,86 @@ impl StatsFacts {
             snapshots: stats.snapshots,
             lsn: stats.lsn,
             dirty_bytes: stats.dirty_bytes,
+            space: stats.space.map(Into::into),
             halted,
+        }
+    }
+}
+
+/// What `clean` found and did.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct CleanFacts {
+    pub(super) dry_run: bool,
+    /// Needed by the live tree or a snapshot.
+    pub(super) live_bytes: u64,
+    /// Of what was deleted.
+    pub(super) pending_bytes: u64,
+    /// In files that nothing names.
+    pub(super) leaked_bytes: u64,
+    /// Of the log.
+    pub(super) log_bytes: u64,
+    pub(super) pack_bytes_before: u64,
+    pub(super) pack_bytes_after: u64,
+    pub(super) packs_removed: u64,
+    pub(super) freed_bytes: u64,
+    pub(super) moved_bytes: u64,
+    /// Packs that had to stay, each with the reason.
+    pub(super) kept: Vec<String>,
+}
+
+impl From<CleanReport> for CleanFacts {
+    fn from(report: CleanReport) -> Self {
+        Self {
+            dry_run: report.dry_run,
+            live_bytes: report.space.live_bytes,
+            pending_bytes: report.space.pending_bytes,
+            leaked_bytes: report.space.leaked_bytes,
+            log_bytes: report.space.log_bytes,
+            pack_bytes_before: report.pack_bytes_before,
+            pack_bytes_after: report.pack_bytes_after,
+            packs_removed: report.packs_removed,
+            freed_bytes: report.freed_bytes,
+            moved_bytes: report.moved_bytes,
+            kept: report.kept,
+        }
+    }
+}
+
+/// What `forget` kept and deleted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct ForgetFacts {
+    pub(super) dry_run: bool,
+    pub(super) kept: Vec<SnapshotFacts>,
+    pub(super) removed: Vec<SnapshotFacts>,
+}
+
+impl ForgetFacts {
+    pub(super) fn new(report: &ForgetReport, dry_run: bool) -> Self {
+        let facts = |list: &[SnapshotInfo]| list.iter().map(Into::into).collect();
+        Self {
+            dry_run,
+            kept: facts(&report.kept),
+            removed: facts(&report.removed),
+        }
+    }
+}
+
+/// What the packs held when the store was last cleaned or counted.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct SpaceFacts {
+    pub(super) live_bytes: u64,
+    pub(super) pending_bytes: u64,
+    pub(super) leaked_bytes: u64,
+    pub(super) log_bytes: u64,
+}
+
+impl From<SpaceUse> for SpaceFacts {
+    fn from(space: SpaceUse) -> Self {
+        Self {
+            live_bytes: space.live_bytes,
+            pending_bytes: space.pending_bytes,
+            leaked_bytes: space.leaked_bytes,
+            log_bytes: space.log_bytes,
         }
     }
 }

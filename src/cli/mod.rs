@@ -5,12 +5,14 @@
 mod beside;
 mod cat;
 mod check;
+mod clean;
 mod control;
 mod daemon;
 mod delete_snapshot;
 mod diff;
 pub mod exit;
 mod facts;
+mod forget;
 mod generated;
 mod helper;
 mod init;
@@ -84,6 +86,8 @@ enum Command {
     Snapshot(snapshot::Args),
     Snapshots(snapshots::Args),
     DeleteSnapshot(delete_snapshot::Args),
+    Forget(forget::Args),
+    Clean(clean::Args),
     Diff(diff::Args),
     Rollback(rollback::Args),
     Restore(restore::Args),
@@ -156,6 +160,8 @@ fn dispatch(ui: &Ui, command: Command, arguments: &[OsString]) -> Outcome<()> {
         Command::Snapshot(args) => snapshot::run(ui, &args),
         Command::Snapshots(args) => snapshots::run(ui, &args),
         Command::DeleteSnapshot(args) => delete_snapshot::run(ui, &args),
+        Command::Forget(args) => forget::run(ui, &args),
+        Command::Clean(args) => clean::run(ui, &args),
         Command::Diff(args) => diff::run(ui, &args),
         Command::Rollback(args) => rollback::run(ui, &args),
         Command::Restore(args) => restore::run(ui, &args),

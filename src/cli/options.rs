@@ -64,6 +64,11 @@ pub(super) fn apply(args: &mut Args, list: &str) -> Outcome<()> {
             "memory" => {
                 args.memory = Some(parse_size(required(name, value)?).map_err(Failure::usage)?)
             }
+            "size_limit" => {
+                args.size_limit = Some(parse_size(required(name, value)?).map_err(Failure::usage)?);
+            }
+            "auto_clean" => args.no_auto_clean = false,
+            "no_auto_clean" => args.no_auto_clean = true,
             "level" => args.level = Some(number(name, value)?),
             "threads" => args.threads = Some(number(name, value)?),
             "" => return Err(Failure::usage(format!("malformed mount option {option:?}"))),

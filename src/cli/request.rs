@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use super::beside::BesideSpec;
 use super::exit::{Failure, Outcome};
 use super::facts::{
-    DiffFacts, EntryFacts, FileStorage, ProgressFacts, ReportFacts, RestoreFacts, SnapshotFacts,
-    StatsFacts, Text,
+    CleanFacts, DiffFacts, EntryFacts, FileStorage, ForgetFacts, ProgressFacts, ReportFacts,
+    RestoreFacts, SnapshotFacts, StatsFacts, Text,
 };
 use super::tree;
 use crate::base::Ino;
-use crate::engine::{Engine, RestoreOptions};
+use crate::engine::{CleanOptions, Engine, KeepPolicy, RestoreOptions};
 
 /// One request. Snapshots are named by their name, seed or content digest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -38,6 +38,13 @@ pub(super) enum Request {
     Resolve { text: String },
     /// Delete a snapshot by name.
     Delete { name: String },
+    /// Delete the snapshots that no rule keeps.
+    Forget { policy: Policy, dry_run: bool },
+    /// Give the space of what was deleted back.
+    Clean {
+        dry_run: bool,
+        max_unused: Option<u64>,
+    },
     /// Compare two snapshots, or one with the live tree.
     Diff { from: String, to: Option<String> },
     /// Recompute a snapshot's seed from its stored bytes.
@@ -65,6 +72,39 @@ pub(super) enum Request {
     File { ino: u64 },
 }
 
+/// Which snapshots to keep.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Policy {
+    pub(super) last: u32,
+    pub(super) daily: u32,
+    pub(super) weekly: u32,
+    pub(super) monthly: u32,
+    pub(super) yearly: u32,
+    pub(super) names: Vec<String>,
+}
+
+impl From<Policy> for KeepPolicy {
+    fn from(policy: Policy) -> Self {
+        Self {
+            last: policy.last,
+            daily: policy.daily,
+            weekly: policy.weekly,
+            monthly: policy.monthly,
+            yearly: policy.yearly,
+            names: policy.names,
+        }
+    }
+}
+
+/// The names of the snapshots that a request to forget would delete.
+pub(super) fn forgotten(engine: &Engine, request: &Request) -> Outcome<Vec<String>> {
+    let Request::Forget { policy, .. } = request else {
+        return Ok(Vec::new());
+    };
+    let report = engine.forget_snapshots(&policy.clone().into(), true)?;
+    Ok(report.removed.into_iter().map(|info| info.name).collect())
+}
+
 /// What comes before the answer, any number of times.
 #[derive(Clone, Debug)]
 pub(super) enum Event {
@@ -85,6 +125,8 @@ pub(super) enum Answer {
     Report(ReportFacts),
     Restored(RestoreFacts),
     Stats(StatsFacts),
+    Forgotten(ForgetFacts),
+    Cleaned(CleanFacts),
     File(FileStorage),
 }
 
@@ -133,6 +175,22 @@ pub(super) fn execute(engine: &Engine, request: &Request, emit: Emit<'_>) -> Out
         Request::Delete { name } => {
             engine.delete_snapshot(name)?;
             Ok(Answer::Done)
+        }
+        Request::Forget { policy, dry_run } => {
+            let report = engine.forget_snapshots(&policy.clone().into(), *dry_run)?;
+            Ok(Answer::Forgotten(ForgetFacts::new(&report, *dry_run)))
+        }
+        Request::Clean {
+            dry_run,
+            max_unused,
+        } => {
+            let defaults = CleanOptions::default();
+            let options = CleanOptions {
+                dry_run: *dry_run,
+                unused_percent: max_unused.unwrap_or(defaults.unused_percent),
+            };
+            let report = engine.clean(&options, &|_, now| progress(now))?;
+            Ok(Answer::Cleaned(report.into()))
         }
         Request::Diff { from, to } => diff(engine, from, to.as_deref(), emit),
         Request::Verify { text } => Ok(Answer::Report(engine.verify(text, &progress)?.into())),

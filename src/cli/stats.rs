@@ -43,6 +43,14 @@ fn human(facts: &StatsFacts) -> String {
             size(facts.dirty_bytes)
         ),
     ];
+    if let Some(space) = &facts.space {
+        lines.push(format!(
+            "space      {} live, {} pending, {} leaked, when last counted",
+            size(space.live_bytes),
+            size(space.pending_bytes),
+            size(space.leaked_bytes)
+        ));
+    }
     if let Some(why) = &facts.halted {
         lines.push(format!("HALTED     {why}"));
     }

@@ -89,6 +89,8 @@ impl Engine {
         if !self.config.read_only && self.halted().is_none() {
             self.commit()?;
         }
+        // A cleaning would take files away that the view names.
+        let _one = self.cleaning.one.lock();
         let view = self.index().view();
         let mut packs = BTreeMap::new();
         let mut unreadable = Vec::new();
@@ -124,6 +126,11 @@ impl Engine {
         };
         for error in &unreadable {
             check.found.error(error, None);
+        }
+        for name in self.store.checkpoints()? {
+            if let Err(error) = self.store.verify_checkpoint(name) {
+                check.found.error(&error, None);
+            }
         }
         check.scan_packs()?;
         check.chunks()?;

@@ -100,6 +100,7 @@ impl Engine {
             index_bytes: crate::disk::files_len(&self.path.join("index"))?,
             snapshots: self.snapshot_rows()?.len() as u64,
             dirty_bytes: self.dirty_bytes.load(std::sync::atomic::Ordering::Relaxed),
+            space: *self.cleaning.space.lock(),
             ..Stats::default()
         };
         for_each_row(

@@ -53,6 +53,16 @@ impl Handles {
         self.open.read().get(&handle.0).cloned().ok_or(Error::Stale)
     }
 
+    /// The inodes of snapshots that handles are open on, in no order.
+    pub(crate) fn virtuals(&self) -> impl Iterator<Item = Ino> + use<> {
+        let open = self.open.read();
+        let inos = open.values().filter_map(|open| match open.target {
+            Target::Virtual(ino) => Some(ino),
+            Target::Live(_) => None,
+        });
+        inos.collect::<Vec<_>>().into_iter()
+    }
+
     /// Whether anything is open.
     pub(crate) fn is_any_open(&self) -> bool {
         !self.open.read().is_empty()

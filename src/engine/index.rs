@@ -8,7 +8,10 @@ use std::path::Path;
 
 use super::open::Config;
 use crate::base::{Error, PackOff, Result, Site};
-use crate::chunk::{LogTail, Replay, Watermark, load_superblock, pack_name, replay};
+use crate::chunk::{
+    CheckpointName, LogTail, Replay, Watermark, checkpoints, load_checkpoint, load_superblock,
+    log_start, pack_name, replay,
+};
 use crate::disk::{Disk, RealDisk, StoreLock, move_dir, remove_tree};
 use crate::format::rows::{Op, PackKind};
 use crate::format::superblock::Superblock;
@@ -122,6 +125,14 @@ impl Home<'_> {
             Ok(mark) => mark,
             Err(error) => return Ok(Err(format!("is unreadable ({error})"))),
         };
+        // The log may not go back as far as that any more, but a checkpoint stands for what is missing.
+        match (mark, log_start(self.disk, self.superblock)?) {
+            (None, Some(_)) => return Ok(Err("is new".to_owned())),
+            (Some(mark), Some(start)) if mark.pack < start => {
+                return Ok(Err("is older than its log".to_owned()));
+            }
+            _ => {}
+        }
         let mut each = |ops: Vec<Op>, mark: Watermark| each(&index, ops, mark);
         match replay(self.disk, self.superblock, mark, &mut each)? {
             Replay::Done(tail) => Ok(Ok((index, tail))),
@@ -129,7 +140,7 @@ impl Home<'_> {
         }
     }
 
-    /// Makes a new index from the whole log, which must reach `least`; it then takes the place of the old one.
+    /// Makes a new index from a checkpoint or from nothing, and the log from there on, which must reach `least`; it then takes the place of the old one.
     fn rebuild(&self, least: &Watermark) -> Result<(LogTail, u64)> {
         let new = self.dir.join(INDEX_NEW);
         let built = self.build(&new).and_then(|(tail, commits)| {
@@ -170,19 +181,54 @@ impl Home<'_> {
         })
     }
 
+    /// Takes the newest checkpoint that verifies. If none does, and the log does not reach back to its beginning,
+    /// the newest is the error: never a shorter tree.
     fn build(&self, path: &Path) -> Result<(LogTail, u64)> {
+        let mut first = None;
+        for name in checkpoints(self.disk)?.into_iter().rev() {
+            match self.build_from(path, Some(name)) {
+                Err(error @ (Error::CheckpointDamaged { .. } | Error::Io { .. })) => {
+                    log::warn!("{error}");
+                    remove_tree(path)?;
+                    first.get_or_insert(error);
+                }
+                done => return done,
+            }
+        }
+        let needed = log_start(self.disk, self.superblock)?.is_some();
+        match first {
+            Some(error) if needed => Err(error),
+            _ => self.build_from(path, None),
+        }
+    }
+
+    fn build_from(&self, path: &Path, base: Option<CheckpointName>) -> Result<(LogTail, u64)> {
         let index = Index::open(path, &index_config(self.config))?;
+        let mark = match base {
+            None => None,
+            Some(name) => {
+                let mut put = |rows: Vec<Op>| index.load(&rows);
+                let mark = load_checkpoint(self.disk, self.superblock, name, &mut put)?;
+                index.loaded(&mark.encode())?;
+                Some(mark)
+            }
+        };
         let mut commits = 0;
         let mut each = |ops: Vec<Op>, mark: Watermark| {
             commits += 1;
             index.apply(&ops, &mark.encode())
         };
-        match replay(self.disk, self.superblock, None, &mut each)? {
-            Replay::Done(tail) => {
+        match (replay(self.disk, self.superblock, mark, &mut each)?, base) {
+            (Replay::Done(tail), _) => {
                 index.flush()?;
                 Ok((tail, commits))
             }
-            Replay::Foreign => Err(Error::Internal(
+            (Replay::Foreign, Some(name)) => Err(Error::CheckpointDamaged {
+                path: self.disk.path(&name.path()),
+                offset: 0,
+                detail: "its place is not in the log".to_owned(),
+            }),
+            (Replay::Foreign, None) => Err(Error::Internal(
                 "a replay from the start did not fit the log",
             )),
         }

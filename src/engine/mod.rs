@@ -4,6 +4,7 @@ mod acl;
 mod change;
 mod check;
 mod check_roots;
+mod clean;
 mod commit;
 mod extents;
 mod facts;
@@ -18,6 +19,7 @@ mod open;
 mod ops;
 mod plain_seed;
 mod snap;
+mod space;
 mod types;
 
 use std::collections::HashMap;
@@ -30,9 +32,10 @@ use parking_lot::{Mutex, RwLock};
 pub use open::{AtimePolicy, Config, InitOptions};
 pub use snap::{DamagedPath, RestoreOptions, RestoreReport};
 pub use types::{
-    Allocate, Caller, Change, CheckReport, DiffItem, DirItem, FileFacts, FileKind, Handle, NewNode,
-    OpenHow, Problem, Progress, RenameHow, Seek, SetAttr, SetTime, SnapshotInfo, Stat, StatFs,
-    Stats, WriteHow, XattrMode,
+    Allocate, Caller, Change, CheckReport, CleanOptions, CleanReport, CleanStep, DiffItem, DirItem,
+    FileFacts, FileKind, ForgetReport, Handle, KeepPolicy, NewNode, OpenHow, Problem, Progress,
+    RenameHow, Seek, SetAttr, SetTime, SnapshotInfo, SpaceUse, Stat, StatFs, Stats, WriteHow,
+    XattrMode,
 };
 
 use crate::base::{Env, Error, Ino, Result};
@@ -45,11 +48,13 @@ use crate::meta::{Index, Overlays, Rows};
 
 pub use plain_seed::{PlainSeed, PlainSeedOptions, PlainSeedProgress, seed_of_dir};
 
+use clean::Cleaning;
 use commit::CommitGate;
 use fold::FoldQueue;
 use handles::Handles;
 use inode::{Inode, InodeCache};
 use snap::{NodeCache, Virtual};
+use space::AutoClean;
 
 /// An open store and the tree in it.
 ///
@@ -86,6 +91,7 @@ pub struct Engine {
     orphans: Mutex<HashMap<Ino, bool>>,
     /// Held while a snapshot is taken or deleted.
     snapshots: Mutex<()>,
+    cleaning: Cleaning,
     nodes: NodeCache,
     virtuals: Virtual,
     root: Ino,
@@ -93,6 +99,7 @@ pub struct Engine {
     closed: AtomicBool,
     /// Bytes that may still be accepted before the backing disk is asked for its room again.
     space_checked: AtomicU64,
+    auto_clean: AutoClean,
     /// The last field, so that it is given free after the index is closed.
     _lock: StoreLock,
 }

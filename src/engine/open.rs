@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use super::Engine;
+use super::clean::Cleaning;
 use super::commit::CommitGate;
 use super::handles::Handles;
 use super::index;
 use super::inode::InodeCache;
 use super::snap::{NodeCache, Virtual};
+use super::space::AutoClean;
 use crate::base::limits::{
     MEMORY_DEFAULT, MEMORY_MIN, PACK_CAPACITY_DEFAULT, PACK_CAPACITY_MAX, PACK_CAPACITY_MIN,
 };
@@ -67,6 +69,10 @@ pub struct Config {
     pub atime: AtimePolicy,
     /// Show this snapshot (by name, seed, content digest or short form) instead of the live tree; read-only.
     pub seed: Option<String>,
+    /// Bytes that pack files may take together; what would exceed them is [`Error::NoSpace`].
+    pub size_limit: Option<u64>,
+    /// Clean the store by itself, in the background.
+    pub auto_clean: bool,
 }
 
 impl Default for Config {
@@ -79,6 +85,8 @@ impl Default for Config {
             threads: 0,
             atime: AtimePolicy::default(),
             seed: None,
+            size_limit: None,
+            auto_clean: false,
         }
     }
 }
@@ -153,6 +161,9 @@ impl Engine {
                 .spawn(move || timer.commit_timer())
                 .map_err(|e| Error::io("start the commit thread", e))?;
             *engine.timer.lock() = Some(thread);
+            if engine.config.auto_clean {
+                engine.start_auto_clean()?;
+            }
         }
         Ok(engine)
     }
@@ -216,14 +227,17 @@ impl Engine {
             renames: Mutex::new(()),
             orphans: Mutex::default(),
             snapshots: Mutex::new(()),
+            cleaning: Cleaning::default(),
             nodes: NodeCache::new(),
             virtuals: Virtual::default(),
             root: Ino::ROOT,
             halted: Mutex::new(None),
             closed: AtomicBool::new(false),
             space_checked: AtomicU64::new(0),
+            auto_clean: AutoClean::default(),
             _lock: lock,
         };
+        engine.note_cleaned();
         engine.mount_seed()
     }
 
@@ -272,6 +286,7 @@ impl Engine {
         }
         self.reap_orphans()?;
         self.drop_stale_hard_links()?;
+        self.hold_reserve();
         self.commit()
     }
 
@@ -320,6 +335,7 @@ impl Engine {
             return Ok(());
         }
         self.gate.stop();
+        self.auto_clean.stop();
         // It holds a reference of its own: whoever drops theirs after this call has closed the index.
         if let Some(timer) = self.timer.lock().take()
             && timer.join().is_err()
@@ -344,33 +360,6 @@ impl Engine {
         } else {
             self.commit()
         }
-    }
-
-    /// Fails if `len` more bytes may not find room on the backing disk.
-    ///
-    /// The room is asked for again after each few MiB; what is not yet stored counts as it is, uncompressed.
-    ///
-    /// # Errors
-    /// [`Error::NoSpace`].
-    pub(crate) fn reserve(&self, len: u64) -> Result<()> {
-        /// What the log, the index and a clean close may need.
-        const MARGIN: u64 = 16 << 20;
-        /// Bytes that may be written before the disk is asked again.
-        const STEP: u64 = 4 << 20;
-        let left = self.space_checked.load(Ordering::Relaxed);
-        let cost = len.max(4096);
-        if left > cost {
-            self.space_checked.store(left - cost, Ordering::Relaxed);
-            return Ok(());
-        }
-        let pending = self.dirty_bytes.load(Ordering::Relaxed) + self.live.pending_bytes();
-        let free = self.disk.space()?.available_bytes;
-        if free < pending.saturating_add(cost).saturating_add(MARGIN) {
-            return Err(Error::NoSpace);
-        }
-        self.space_checked
-            .store(STEP.min(free - pending - cost), Ordering::Relaxed);
-        Ok(())
     }
 
     /// Makes the index of a store that is not open anew from the log.

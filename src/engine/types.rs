@@ -1,5 +1,6 @@
 //! The types that callers of the engine see.
 
+use crate::base::limits::CLEAN_UNUSED_PERCENT;
 use crate::base::{FileOff, Ino, Timestamp};
 
 /// The kind of an inode, for callers of the engine.
@@ -289,6 +290,107 @@ pub struct Stats {
     pub lsn: u64,
     /// Memory of file data not yet committed.
     pub dirty_bytes: u64,
+    /// What the packs held when the store was last cleaned or counted since it was opened.
+    pub space: Option<SpaceUse>,
+}
+
+/// Which snapshots are kept when others are forgotten. Counts of 0 are no rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeepPolicy {
+    /// The newest so many.
+    pub last: u32,
+    /// The newest of each of so many days, UTC.
+    pub daily: u32,
+    /// The newest of each of so many weeks, which begin on Monday.
+    pub weekly: u32,
+    /// The newest of each of so many months.
+    pub monthly: u32,
+    /// The newest of each of so many years.
+    pub yearly: u32,
+    /// Those whose names fit one of these patterns, with `*` and `?`.
+    pub names: Vec<String>,
+}
+
+/// What a policy has kept and what not, the oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ForgetReport {
+    /// Snapshots that stay.
+    pub kept: Vec<SnapshotInfo>,
+    /// Snapshots that were deleted, or would be.
+    pub removed: Vec<SnapshotInfo>,
+}
+
+/// How a store is cleaned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CleanOptions {
+    /// Change nothing, only count.
+    pub dry_run: bool,
+    /// Dead bytes, in percent of the live ones, that may stay in packs that are mostly live.
+    pub unused_percent: u64,
+}
+
+impl Default for CleanOptions {
+    fn default() -> Self {
+        Self {
+            dry_run: false,
+            unused_percent: CLEAN_UNUSED_PERCENT,
+        }
+    }
+}
+
+/// What a cleaning has just done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CleanStep {
+    /// It is known what is live.
+    Marked,
+    /// It is known what each pack holds.
+    Counted,
+    /// What is live in a pack is durable elsewhere.
+    Moved,
+    /// The log says that a pack is gone.
+    Retired,
+    /// A pack has been worked on, or must stay.
+    Emptied,
+    /// The index is on disk; files are about to be removed.
+    Flushed,
+    /// Files were removed.
+    Removed,
+    /// A checkpoint of the index was written, verified and given its name.
+    Checkpointed,
+}
+
+/// What the pack files hold, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpaceUse {
+    /// Needed by the live tree or a snapshot.
+    pub live_bytes: u64,
+    /// Of files and snapshots that were deleted: cleaning gives them back, now or when enough of a pack is dead.
+    pub pending_bytes: u64,
+    /// In files that nothing names, such as a crash leaves: cleaning removes them.
+    pub leaked_bytes: u64,
+    /// Of the log, from which the index can be made anew.
+    pub log_bytes: u64,
+}
+
+/// What a cleaning has found and done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CleanReport {
+    /// Nothing was changed.
+    pub dry_run: bool,
+    /// What the packs held before.
+    pub space: SpaceUse,
+    /// Bytes of all pack files before.
+    pub pack_bytes_before: u64,
+    /// Bytes of all pack files after.
+    pub pack_bytes_after: u64,
+    /// Pack files that were removed.
+    pub packs_removed: u64,
+    /// Their bytes.
+    pub freed_bytes: u64,
+    /// Stored bytes that were moved to new packs.
+    pub moved_bytes: u64,
+    /// Packs that would have been removed, each with the reason why it stays.
+    pub kept: Vec<String>,
 }
 
 /// Facts about one file, shown as `user.mmhfs.*`.

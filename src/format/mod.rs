@@ -4,6 +4,7 @@
 //! allocate more than the input's length justifies (I10). This module knows no hash function: what has
 //! a checksum takes a [`HashFn`], to which the caller has bound the domain.
 
+pub mod checkpoint;
 pub mod cursor;
 pub mod footer;
 pub mod frame;

@@ -13,8 +13,10 @@ pub const SUPERBLOCK_LEN: usize = 4096;
 pub const FORMAT_VERSION: u32 = 1;
 /// Incompatible feature: snapshots may have nodes of kind split.
 pub const FEATURE_SPLIT_NODES: u64 = 1 << 0;
+/// Incompatible feature: LOG packs before the place of the oldest checkpoint may be gone.
+pub const FEATURE_CHECKPOINTS: u64 = 1 << 1;
 /// Incompatible features that this program knows.
-pub const FEATURES_INCOMPATIBLE_KNOWN: u64 = FEATURE_SPLIT_NODES;
+pub const FEATURES_INCOMPATIBLE_KNOWN: u64 = FEATURE_SPLIT_NODES | FEATURE_CHECKPOINTS;
 /// Read-only compatible features that this program knows.
 pub const FEATURES_READ_ONLY_KNOWN: u64 = 0;
 /// Most chunk-size classes.

@@ -42,6 +42,7 @@ pub fn errno(error: &Error) -> Errno {
         // Damage is EIO, never a short read and never zeroes (I3).
         Error::Corrupt { .. }
         | Error::LogDamaged { .. }
+        | Error::CheckpointDamaged { .. }
         | Error::PackMissing { .. }
         | Error::PackTruncated { .. }
         | Error::Malformed { .. }

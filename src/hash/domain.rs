@@ -80,6 +80,8 @@ domains! {
     PackHeader = "mmhfs 2026-11 v1 pack header",
     /// Digest of a whole pack file.
     Pack = "mmhfs 2026-11 v1 pack",
+    /// Checksum of the header, of a part and of the whole of a checkpoint.
+    Checkpoint = "mmhfs 2026-11 v1 checkpoint",
     /// Checksum of a superblock.
     Superblock = "mmhfs 2026-11 v1 superblock",
 }

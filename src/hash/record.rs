@@ -34,6 +34,8 @@ pub enum Checksum {
     Pack,
     /// A superblock.
     Superblock,
+    /// The header, a part or the whole of a checkpoint.
+    Checkpoint,
 }
 
 impl Checksum {
@@ -46,6 +48,7 @@ impl Checksum {
             Self::PackHeader => Domain::PackHeader,
             Self::Pack => Domain::Pack,
             Self::Superblock => Domain::Superblock,
+            Self::Checkpoint => Domain::Checkpoint,
         }
     }
 }

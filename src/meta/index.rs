@@ -456,6 +456,46 @@ impl Rows for Index {
     }
 }
 
+impl Index {
+    /// Puts rows as they are, for an index that is made from a checkpoint: no dirty rows are derived, and there
+    /// is no watermark until [`Index::loaded`].
+    ///
+    /// # Errors
+    /// [`Error::Index`] if RocksDB fails; [`Error::Internal`] for an operation that is no put.
+    pub fn load(&self, rows: &[Op]) -> Result<()> {
+        let mut batch = WriteBatch::default();
+        for row in rows {
+            let Op::Put(table, key, value) = row else {
+                return Err(Error::Internal("a row that is no put"));
+            };
+            batch.put_cf(self.cf(*table)?, key, value);
+        }
+        let mut how = WriteOptions::default();
+        how.disable_wal(true);
+        self.db.write_opt(batch, &how).map_err(fail("load"))
+    }
+
+    /// Ends the loading of a checkpoint: from here on the index is that of `watermark`.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if RocksDB fails.
+    pub fn loaded(&self, watermark: &[u8]) -> Result<()> {
+        let counter = self.get(Table::Counter, &keys::counter(keys::COUNTER_GENERATION))?;
+        *self.generation.lock() = counter.and_then(|v| read_u64(&v)).unwrap_or(0);
+        self.apply_batch(&[], watermark)
+    }
+}
+
+impl View<'_> {
+    /// The watermark that belongs to the view; `None` in a new index.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if RocksDB fails.
+    pub fn watermark(&self) -> Result<Option<Vec<u8>>> {
+        self.snapshot.get(WATERMARK).map_err(fail("get watermark"))
+    }
+}
+
 /// The index as it was at one moment.
 pub struct View<'a> {
     index: &'a Index,

@@ -136,10 +136,15 @@ impl DiskFile for FaultyFile {
 pub(crate) struct Index {
     rows: Mutex<BTreeMap<ChunkId, ChunkRow>>,
     packs: Mutex<BTreeMap<PackId, PackRow>>,
+    /// Rows as they were, each of which is given once more.
+    stale: Mutex<BTreeMap<ChunkId, ChunkRow>>,
 }
 
 impl ChunkLookup for Index {
     fn chunk(&self, id: &ChunkId) -> Result<Option<ChunkRow>> {
+        if let Some(row) = self.stale.lock().unwrap().remove(id) {
+            return Ok(Some(row));
+        }
         Ok(self.rows.lock().unwrap().get(id).copied())
     }
 
@@ -396,6 +401,36 @@ impl World {
 
     pub(crate) fn commit_ops(&mut self, ops: Vec<Op>) {
         self.try_put(true, PutKind::Data, &[], ops).unwrap();
+    }
+
+    /// Moves chunks to new frames, as cleaning does.
+    pub(crate) fn move_chunks(&mut self, ids: &[ChunkId]) {
+        let store = Arc::clone(self.store());
+        let wanted = ids.iter().copied().collect();
+        let mut frames = BTreeMap::new();
+        for id in ids {
+            let row = self.row(id);
+            let key = (row.pack, row.frame);
+            frames
+                .entry(key)
+                .or_insert_with(|| store.read_frame(&row).unwrap());
+        }
+        let mut batch = store.begin(false).unwrap();
+        let frames = frames.into_values().collect();
+        store.relocate(&mut batch, frames, &wanted).unwrap();
+        let done = store.finish(batch, vec![]).unwrap();
+        self.index.apply(&done.ops);
+        self.mark = done.watermark;
+    }
+
+    /// Lets the index give an old row of a chunk once.
+    pub(crate) fn answer_once(&self, id: &ChunkId, row: ChunkRow) {
+        self.index.stale.lock().unwrap().insert(*id, row);
+    }
+
+    /// Lets the index forget a chunk.
+    pub(crate) fn forget_row(&self, id: &ChunkId) {
+        self.index.rows.lock().unwrap().remove(id);
     }
 
     pub(crate) fn many_ops(&self, count: u64) -> Vec<Op> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use mmhfs::base::FileOff;
-use mmhfs::engine::{Allocate, RenameHow, SetAttr};
+use mmhfs::engine::{Allocate, CleanOptions, RenameHow, SetAttr};
 
 use super::model::{Body, Done, Model, assert_same, difference, seen};
 use super::world::{Dice, World, caller, plain_seed};
@@ -18,6 +18,8 @@ struct History {
     /// What the tree was after each operation since the last one that made it durable.
     since_sync: Vec<Model>,
     snapshots: BTreeMap<String, Model>,
+    /// Snapshots made so far.
+    made: u64,
     /// What was done, for the message of a failure.
     log: Vec<String>,
 }
@@ -40,6 +42,7 @@ impl History {
             since_sync: vec![model.clone()],
             model,
             snapshots: BTreeMap::new(),
+            made: 0,
             log: Vec::new(),
         }
     }
@@ -329,7 +332,7 @@ impl History {
 
     /// Something that the store must outlive.
     fn event(&mut self) {
-        let kind = self.dice.below(8);
+        let kind = self.dice.below(11);
         self.log.push(format!("event {kind}"));
         match kind {
             0..=1 => {
@@ -348,12 +351,38 @@ impl History {
                 self.compare();
                 self.world.assert_sound();
             }
-            _ => self.crash(),
+            6..=7 => self.crash(),
+            8 => self.forget(),
+            _ => self.clean(),
         }
     }
 
+    fn forget(&mut self) {
+        let count = self.snapshots.len() as u64;
+        if count == 0 {
+            return;
+        }
+        let at = self.dice.below(count) as usize;
+        let name = self.snapshots.keys().nth(at).unwrap().clone();
+        self.snapshots.remove(&name);
+        self.world.engine().delete_snapshot(&name).unwrap();
+    }
+
+    fn clean(&mut self) {
+        let options = CleanOptions {
+            unused_percent: self.dice.below(3) * 10,
+            ..CleanOptions::default()
+        };
+        let done = self.world.engine().clean(&options, &|_, _| {}).unwrap();
+        assert!(done.kept.is_empty(), "{done:?}");
+        self.durable();
+        self.compare();
+        self.world.assert_sound();
+    }
+
     fn snapshot(&mut self) {
-        let name = format!("s{}", self.snapshots.len());
+        let name = format!("s{}", self.made);
+        self.made += 1;
         let info = self.world.snapshot(&name);
         self.durable();
         self.snapshots.insert(name.clone(), self.model.clone());

@@ -9,6 +9,8 @@
     reason = "tests: a failure here is a failed test"
 )]
 
+mod checkpoint;
+mod clean;
 mod damage;
 #[path = "../common/dice.rs"]
 mod dice;

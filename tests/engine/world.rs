@@ -138,6 +138,15 @@ impl World {
         self.open_with(config())
     }
 
+    /// Opens a store that was closed, with a limit of its size in bytes.
+    pub(crate) fn open_limited(&mut self, size_limit: u64) -> Result<()> {
+        let config = Config {
+            size_limit: Some(size_limit),
+            ..config()
+        };
+        self.open_with(config)
+    }
+
     /// Opens a store that was closed, for reading only.
     pub(crate) fn open_read_only(&mut self) -> Result<()> {
         let config = Config {
@@ -150,7 +159,7 @@ impl World {
     /// Closes the store, deletes the index and opens it again.
     pub(crate) fn reopen_without_index(&mut self) {
         self.close();
-        std::fs::remove_dir_all(self.store().join("index")).unwrap();
+        remove_index(&self.store());
         self.open();
     }
 
@@ -178,6 +187,23 @@ impl World {
         self.open();
     }
 
+    /// Copies what is on disk now beside the store, as a crash would leave it.
+    pub(crate) fn copy_aside(&self) {
+        copy_store(&self.store(), &self.beside("aside"), true);
+    }
+
+    /// Goes on with the copy made by [`World::copy_aside`].
+    pub(crate) fn go_on_aside(&mut self, with_index: bool) {
+        self.close();
+        std::fs::remove_dir_all(self.store()).unwrap();
+        self.copy += 1;
+        std::fs::rename(self.beside("aside"), self.store()).unwrap();
+        if !with_index {
+            remove_index(&self.store());
+        }
+        self.open();
+    }
+
     /// The pack files, ascending.
     pub(crate) fn packs(&self) -> Vec<PathBuf> {
         let list = std::fs::read_dir(self.store().join("packs")).unwrap();
@@ -188,7 +214,18 @@ impl World {
 
     pub(crate) fn stored_len(&self) -> u64 {
         let len = |path: &PathBuf| std::fs::metadata(path).unwrap().len();
-        self.packs().iter().map(len).sum()
+        let packs: u64 = self.packs().iter().map(len).sum();
+        packs + self.checkpoints().iter().map(len).sum::<u64>()
+    }
+
+    /// The checkpoints, ascending.
+    pub(crate) fn checkpoints(&self) -> Vec<PathBuf> {
+        let Ok(list) = std::fs::read_dir(self.store().join("checkpoints")) else {
+            return Vec::new();
+        };
+        let mut found: Vec<PathBuf> = list.map(|entry| entry.unwrap().path()).collect();
+        found.sort();
+        found
     }
 
     // ---- operations by path --------------------------------------------------------------------
@@ -516,6 +553,17 @@ impl Drop for World {
 pub(crate) fn plain_seed(dir: &Path) -> String {
     let found = seed_of_dir(dir, &PlainSeedOptions::default(), &|_| {}).unwrap();
     found.seed.to_string()
+}
+
+/// Deletes the index of a store that was closed: the last reference to the engine may just be going.
+pub(crate) fn remove_index(store: &Path) {
+    use std::io::ErrorKind::DirectoryNotEmpty;
+    loop {
+        match std::fs::remove_dir_all(store.join("index")) {
+            Err(error) if error.kind() == DirectoryNotEmpty => std::thread::yield_now(),
+            other => return other.unwrap(),
+        }
+    }
 }
 
 fn copy_store(from: &Path, to: &Path, with_index: bool) {

@@ -1,7 +1,12 @@
 //! One value of each stored kind, and how its bytes are decoded and encoded again.
 
 use mmhfs::base::{
-    ByteLen, ChunkId, Digest, FileOff, Ino, Lsn, PackId, PackOff, Result, StoreId, Timestamp,
+    ByteLen, ChunkId, Digest, FileOff, Ino, Lsn, PackId, PackOff, Result, Slot, StoreId, Timestamp,
+};
+use mmhfs::format::checkpoint::{
+    CheckpointEnd, CheckpointHead, CheckpointPiece, PartHead, checkpoint_payload,
+    decode_checkpoint_header, decode_checkpoint_piece, encode_checkpoint_end,
+    encode_checkpoint_header, encode_checkpoint_part,
 };
 use mmhfs::format::footer::{Footer, FooterFrame, decode_footer, encode_footer};
 use mmhfs::format::frame::{
@@ -374,7 +379,58 @@ pub(crate) fn record_again(bytes: &[u8], hash: HashFn<'_>) -> Result<Vec<u8>> {
     Ok(again)
 }
 
+pub(crate) fn checkpoint_head() -> CheckpointHead {
+    CheckpointHead {
+        store: STORE,
+        pack: PackId::from_raw(3),
+        off: PackOff::from_raw(0x2000),
+        lsn: Lsn::from_raw(17),
+        chain: [0xcc; 32],
+        created: time(1_700_000_000, 5),
+    }
+}
+
+/// The checksum of the header that the sample part belongs to.
+pub(crate) const CHECKPOINT_SUM: Hash = [0xab; 32];
+
+/// Rows of a checkpoint, and what its part says of them.
+pub(crate) fn checkpoint_rows() -> (PartHead, Vec<u8>) {
+    let dirent = Op::Put(
+        Table::Dirent,
+        keys::dirent(Ino::ROOT, Slot::from_raw(0x1000)).to_vec(),
+        dirent().encode(),
+    );
+    let chunk = Op::Put(
+        Table::Chunk,
+        keys::chunk(&id(0xc1)).to_vec(),
+        chunk_row().encode(),
+    );
+    let raw = encode_ops(&[dirent, chunk]);
+    let len = u32::try_from(raw.len()).unwrap();
+    let head = PartHead {
+        index: 0,
+        codec: 0,
+        raw_len: len,
+        stored_len: len,
+        row_count: 2,
+    };
+    (head, raw)
+}
+
+pub(crate) fn checkpoint_piece_again(bytes: &[u8], hash: HashFn<'_>) -> Result<Vec<u8>> {
+    match decode_checkpoint_piece(bytes.get(..64).unwrap_or(bytes))? {
+        CheckpointPiece::Part(head, _) => {
+            let payload = checkpoint_payload(&head, bytes, &CHECKPOINT_SUM, hash)?;
+            let again = encode_checkpoint_part(&head, payload, &CHECKPOINT_SUM, hash)?;
+            Ok(again.0)
+        }
+        CheckpointPiece::End(end) => Ok(encode_checkpoint_end(&end)),
+    }
+}
+
 pub(crate) fn sealed_samples() -> Vec<Sample> {
+    let checkpoint = |parts: &[&[u8]]| checksum(Checksum::Checkpoint, parts);
+    let (part, rows) = checkpoint_rows();
     let real = |kind| move |parts: &[&[u8]]| checksum(kind, parts);
     let header = real(Checksum::PackHeader);
     let frame = real(Checksum::Frame);
@@ -432,6 +488,23 @@ pub(crate) fn sealed_samples() -> Vec<Sample> {
             encode_footer(&footer(), &foot).unwrap(),
             |bytes, hash| encode_footer(&decode_footer(bytes, hash)?, hash),
         ),
+        sample(
+            "checkpoint",
+            Checksum::Checkpoint,
+            encode_checkpoint_header(&checkpoint_head(), &checkpoint),
+            |bytes, hash| {
+                let (head, _) = decode_checkpoint_header(bytes, hash)?;
+                Ok(encode_checkpoint_header(&head, hash))
+            },
+        ),
+        sample(
+            "checkpoint_part",
+            Checksum::Checkpoint,
+            encode_checkpoint_part(&part, &rows, &CHECKPOINT_SUM, &checkpoint)
+                .unwrap()
+                .0,
+            checkpoint_piece_again,
+        ),
     ]
 }
 
@@ -466,6 +539,17 @@ pub(crate) fn samples() -> Vec<Sample> {
         name: "ops",
         bytes: encode_ops(&ops()),
         again: |bytes, _| Ok(encode_ops(&decode_ops(bytes)?)),
+        sealed: None,
+    });
+    let end = CheckpointEnd {
+        part_count: 1,
+        row_count: 2,
+        sum: [0xee; 32],
+    };
+    all.push(Sample {
+        name: "checkpoint_end",
+        bytes: encode_checkpoint_end(&end),
+        again: checkpoint_piece_again,
         sealed: None,
     });
     all.extend(sealed_samples());

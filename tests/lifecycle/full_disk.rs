@@ -181,3 +181,30 @@ fn a_disk_that_others_have_filled_to_the_last_byte_loses_nothing_that_was_synced
     world.umount();
     world.ok(&["check", &small.store()]);
 }
+
+/// Cleaning makes commits, which need room: a file that only keeps room goes first.
+#[test]
+fn a_disk_that_others_have_filled_can_be_cleaned() {
+    let Some(small) = SmallDisk::new(200) else {
+        return;
+    };
+    let world = &small.world;
+    for number in 0..70 {
+        small.put(number).unwrap();
+    }
+    world.ok(&["clean", &world.mnt()]);
+    for number in 0..60 {
+        remove(&[&small.file(number)]);
+    }
+    world.ok(&["sync", &world.mnt()]);
+    let ballast = small.ballast("ballast", 200);
+    let shown = world.ok(&["--json", "clean", &world.mnt()]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let freed = shown["freed_bytes"].as_u64().unwrap();
+    assert!(freed > 50 << 20, "{shown}");
+    remove(&[&ballast]);
+    small.expect(&(60..70).collect::<Vec<_>>());
+    small.put(100).unwrap();
+    world.umount();
+    world.ok(&["check", &small.store()]);
+}

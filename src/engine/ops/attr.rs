@@ -232,7 +232,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Io`] if the backing filesystem does not answer.
     pub fn statfs(&self) -> Result<StatFs> {
-        let space = self.disk.space()?;
+        let space = self.space()?;
         let files = self.index().estimate_rows(Table::Inode);
         Ok(StatFs {
             block_len: 4096,

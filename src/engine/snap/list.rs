@@ -110,7 +110,9 @@ impl Engine {
         if self.live.get(Table::Snapshot, &key)?.is_none() {
             return Err(Error::SeedUnknown(name.to_owned()));
         }
-        self.commit_nodes(&[], vec![Op::Del(Table::Snapshot, key)])
+        self.commit_nodes(&[], vec![Op::Del(Table::Snapshot, key)])?;
+        self.auto_clean.note_forgotten();
+        Ok(())
     }
 
     /// The snapshot that a name, seed, content digest or short form means.

@@ -9,6 +9,7 @@ mod list;
 mod nodes;
 mod restore;
 mod restore_put;
+mod retention;
 mod rollback;
 mod tree;
 mod trie;
@@ -16,6 +17,7 @@ mod verify;
 mod virt;
 
 pub(crate) use ids::for_each_id;
+pub(crate) use nodes::load as load_node;
 pub use restore::{DamagedPath, RestoreOptions, RestoreReport};
 pub(crate) use tree::{NodeCache, Tree};
 pub(crate) use virt::Virtual;

@@ -4,13 +4,13 @@
 //! entry had in the live tree. Entries are remembered from the lookup that made their number known until
 //! the kernel forgets them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::tree::Tree;
-use crate::base::{Error, FileOff, Ino, Result, Timestamp};
+use crate::base::{ChunkId, Error, FileOff, Ino, Result, Timestamp};
 use crate::engine::Engine;
 use crate::engine::names::is_reserved;
 use crate::engine::ops::{file_kind, ioctl_flags};
@@ -34,10 +34,19 @@ struct Known {
     lookups: u64,
 }
 
+/// A snapshot that has been looked at.
+#[derive(Debug)]
+struct Root {
+    row: SnapshotRow,
+    entry: Arc<Entry>,
+    /// It was deleted and nothing of it was open when its space was given back.
+    gone: bool,
+}
+
 #[derive(Debug, Default)]
 struct State {
     /// Roots of snapshots; the index is the number within inode numbers, from 1 on.
-    roots: Vec<(SnapshotRow, Arc<Entry>)>,
+    roots: Vec<Root>,
     known: HashMap<Ino, Known>,
 }
 
@@ -80,11 +89,8 @@ impl Engine {
     /// The inode number of the root of a snapshot.
     pub(crate) fn virtual_root(&self, _name: &str, row: &SnapshotRow) -> Result<Ino> {
         let mut state = self.virtuals.state.lock();
-        if let Some(at) = state
-            .roots
-            .iter()
-            .position(|(known, _)| known.root == row.root)
-        {
+        let known = |root: &Root| root.row.root == row.root && !root.gone;
+        if let Some(at) = state.roots.iter().position(known) {
             return Ok(virtual_ino(at + 1, Ino::ROOT));
         }
         if state.roots.len() >= (1 << 15) - 1 {
@@ -93,16 +99,42 @@ impl Engine {
         drop(state);
         let entry = Arc::new(self.tree().root(row)?);
         state = self.virtuals.state.lock();
-        state.roots.push((row.clone(), entry));
+        state.roots.push(Root {
+            row: row.clone(),
+            entry,
+            gone: false,
+        });
         Ok(virtual_ino(state.roots.len(), Ino::ROOT))
+    }
+
+    /// The root nodes of snapshots of which something is open: what is below them is live, deleted or not. A
+    /// deleted one of which nothing is open cannot be read through the mount any more from here on.
+    pub(crate) fn open_roots(&self) -> Result<Vec<ChunkId>> {
+        let named: HashSet<ChunkId> = self
+            .snapshot_rows()?
+            .into_iter()
+            .map(|(_, row)| row.root)
+            .collect();
+        let mut state = self.virtuals.state.lock();
+        let open: HashSet<usize> = self.handles.virtuals().map(number).collect();
+        let mut roots = Vec::new();
+        for (at, root) in state.roots.iter_mut().enumerate() {
+            if open.contains(&(at + 1)) && !root.gone {
+                roots.push(root.row.root);
+            } else if !named.contains(&root.row.root) {
+                root.gone = true;
+            }
+        }
+        Ok(roots)
     }
 
     fn virtual_entry(&self, ino: Ino) -> Result<Arc<Entry>> {
         let state = self.virtuals.state.lock();
         let n = number(ino);
+        let root = n.checked_sub(1).and_then(|at| state.roots.get(at));
+        let root = root.filter(|root| !root.gone).ok_or(Error::Stale)?;
         if ino == virtual_ino(n, Ino::ROOT) {
-            let root = n.checked_sub(1).and_then(|at| state.roots.get(at));
-            return root.map(|(_, entry)| Arc::clone(entry)).ok_or(Error::Stale);
+            return Ok(Arc::clone(&root.entry));
         }
         state
             .known
