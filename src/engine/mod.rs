@@ -78,6 +78,8 @@ pub struct Engine {
     gate: CommitGate,
     /// Where small pieces were stored. A leaf.
     folds: Mutex<FoldQueue>,
+    /// The thread that commits every few seconds; ended by close.
+    timer: Mutex<Option<std::thread::JoinHandle<()>>>,
     /// Held by each rename, so that two of them cannot make a loop of directories.
     renames: Mutex<()>,
     /// Inodes without names that the kernel may still use.

@@ -150,9 +150,10 @@ impl Engine {
             engine.settle()?;
             let timer = Arc::clone(&engine);
             let thread = std::thread::Builder::new().name("mmhfs-commit".into());
-            thread
+            let thread = thread
                 .spawn(move || timer.commit_timer())
                 .map_err(|e| Error::io("start the commit thread", e))?;
+            *engine.timer.lock() = Some(thread);
         }
         Ok(engine)
     }
@@ -212,6 +213,7 @@ impl Engine {
             collisions: AtomicBool::new(collisions),
             gate: CommitGate::default(),
             folds: Mutex::default(),
+            timer: Mutex::new(None),
             renames: Mutex::new(()),
             orphans: Mutex::new(HashSet::new()),
             snapshots: Mutex::new(()),
@@ -319,6 +321,12 @@ impl Engine {
             return Ok(());
         }
         self.gate.stop();
+        // It holds a reference of its own: whoever drops theirs after this call has closed the index.
+        if let Some(timer) = self.timer.lock().take()
+            && timer.join().is_err()
+        {
+            log::error!("the commit thread has panicked");
+        }
         if self.config.read_only {
             return Ok(());
         }
