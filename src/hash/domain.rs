@@ -80,6 +80,12 @@ domains! {
     PackHeader = "mmhfs 2026-11 v1 pack header",
     /// Digest of a whole pack file.
     Pack = "mmhfs 2026-11 v1 pack",
+    /// Checksum of the header of a parity file.
+    ParityHeader = "mmhfs 2026-11 v1 parity header",
+    /// Checksum of a page of a parity file's table.
+    ParityTable = "mmhfs 2026-11 v1 parity table",
+    /// Checksum of a symbol, source or repair.
+    ParitySymbol = "mmhfs 2026-11 v1 parity symbol",
     /// Checksum of a superblock.
     Superblock = "mmhfs 2026-11 v1 superblock",
 }
