@@ -17,6 +17,10 @@ use mmhfs::base::{Error, FileOff, Ino, PackId, PackOff, Slot, StoreId};
 use mmhfs::format::footer::{TRAILER_LEN, decode_trailer, encode_footer};
 use mmhfs::format::frame::{Address, FrameHead, decode_frame, encode_frame, peek_frame_len};
 use mmhfs::format::pack::{Cut, PackHeader, Piece, encode_pack_header, piece_at};
+use mmhfs::format::parity::{
+    PARITY_PAGE_SUMS, ParityHeader, ParityKind, Shape, SourceAt, TablePage, decode_table_page,
+    encode_table_page,
+};
 use mmhfs::format::record::{
     Record, decode_header, decode_record, encode_ops, encode_record, op_len,
 };
@@ -298,6 +302,115 @@ fn what_an_encoder_must_not_write_is_refused() {
     assert!(encode_footer(&overlapping, &hash).is_err());
 }
 
+/// Every symbol of every member has one place among the blocks, and damage spreads evenly over them.
+#[test]
+fn the_symbols_of_a_parity_file_are_dealt_to_its_blocks_like_cards() {
+    let header = parity_header();
+    let mut seen = BTreeMap::new();
+    for block in 0..2 {
+        for esi in 0..3 {
+            let source = SourceAt { block, esi };
+            if let Some(at) = header.symbol_at(source) {
+                assert_eq!(header.source_at(at), source);
+                seen.insert((at.member, at.idx), (block, esi));
+            }
+        }
+    }
+    let all = [
+        ((0, 0), (0, 0)),
+        ((0, 1), (1, 0)),
+        ((0, 2), (0, 1)),
+        ((1, 0), (0, 2)),
+        ((1, 1), (1, 2)),
+    ];
+    assert_eq!(seen, all.into_iter().collect());
+    // The third row of block 1 lies past the end of the first pack.
+    assert_eq!(header.symbol_at(SourceAt { block: 1, esi: 1 }), None);
+    assert_eq!(header.symbol_at(SourceAt { block: 1, esi: 3 }), None);
+    let tables = 4096;
+    assert_eq!(header.table_pages() * 4096, tables);
+    assert_eq!(header.repair_off(0, 0).raw(), 4096 + tables);
+    assert_eq!(header.repair_off(1, 0).raw(), 8192 + tables);
+    assert_eq!(header.repair_off(0, 1).raw(), 12_288 + tables);
+    assert_eq!(header.file_len().raw(), 2 * (4096 + tables) + 16 * 4096);
+    assert_eq!(header.page_sums(0), 5 + 16);
+    assert!(header.survives_loss_of(0));
+}
+
+#[test]
+fn a_parity_header_whose_fields_do_not_fit_together_is_refused() {
+    let good = parity_header();
+    let make = |kind, shape, members| {
+        let (store, id) = (good.store(), good.parity());
+        ParityHeader::new(store, id, kind, shape, members)
+    };
+    let (group, shape) = (ParityKind::Group, *good.shape());
+    let members = good.members().to_vec();
+    assert!(make(group, shape, members.clone()).is_ok());
+    let shapes = [
+        Shape {
+            source_count: 4,
+            ..shape
+        },
+        Shape {
+            block_count: 0,
+            ..shape
+        },
+        Shape {
+            block_count: 4,
+            ..shape
+        },
+        Shape {
+            repair_count: 0,
+            ..shape
+        },
+        Shape {
+            repair_count: 8193,
+            ..shape
+        },
+        Shape {
+            symbol_len: 2048,
+            ..shape
+        },
+        Shape {
+            symbol_len: 6144,
+            ..shape
+        },
+    ];
+    for shape in shapes {
+        assert!(make(group, shape, members.clone()).is_err(), "{shape:?}");
+    }
+    assert!(make(ParityKind::Single, shape, members.clone()).is_err());
+    assert!(make(group, shape, vec![]).is_err());
+    let backwards = members.iter().rev().cloned().collect();
+    assert!(make(group, shape, backwards).is_err());
+    let twice = vec![members[0].clone(), members[0].clone()];
+    assert!(make(group, shape, twice).is_err());
+}
+
+#[test]
+fn a_page_of_another_parity_file_or_place_is_refused() {
+    let hash = |parts: &[&[u8]]| checksum(Checksum::ParityTable, parts);
+    let bytes = encode_table_page(&table_page(), &[[7; 8]], &hash).unwrap();
+    assert!(decode_table_page(&bytes, &table_page(), 1, &hash).is_ok());
+    let others = [
+        TablePage {
+            page: 1,
+            ..table_page()
+        },
+        TablePage {
+            header_sum: [0xab; 32],
+            ..table_page()
+        },
+    ];
+    for other in others {
+        assert!(decode_table_page(&bytes, &other, 1, &hash).is_err());
+    }
+    assert!(decode_table_page(&bytes, &table_page(), 0, &hash).is_err());
+    let too_many = vec![[0; 8]; PARITY_PAGE_SUMS + 1];
+    assert!(encode_table_page(&table_page(), &too_many, &hash).is_err());
+}
+
 #[test]
 fn names_times_and_extents_out_of_range_are_refused() {
     let mut row = DirentRow {
@@ -460,7 +573,8 @@ proptest! {
 
 fn checksum_at(name: &str, len: usize) -> Option<usize> {
     match name {
-        "superblock" | "pack_first_log" | "pack_log" | "pack_data" => Some(4064),
+        "superblock" | "pack_first_log" | "pack_log" | "pack_data" | "parity_header"
+        | "parity_table" => Some(4064),
         "frame" => Some(32),
         "record" => Some(128),
         "footer" => Some(len - TRAILER_LEN - 32),

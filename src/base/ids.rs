@@ -56,6 +56,10 @@ id_u64! {
     PackId
 }
 id_u64! {
+    /// Number of a parity file. The first is 1, 0 means "none".
+    ParityId
+}
+id_u64! {
     /// Log sequence number of a commit record; the first record is 1.
     Lsn
 }

@@ -67,6 +67,32 @@ pub const PREFETCH_FRAMES_MAX: usize = 32;
 /// Most damaged frames that are remembered; beyond them nothing is deduplicated any more.
 pub const DAMAGED_FRAMES_MAX: usize = 65_536;
 
+/// Bytes of a parity symbol: what is lost at a time when a disk loses a sector.
+pub const PARITY_SYMBOL_LEN: u32 = 4096;
+/// Most source symbols of a source block that this program makes: beyond about twice as many, encoding and
+/// decoding become slower per byte.
+pub const PARITY_BLOCK_SYMBOLS: u32 = 2048;
+/// Most source symbols, and most repair symbols, of a source block that a reader accepts.
+pub const PARITY_BLOCK_SYMBOLS_MAX: u32 = 8192;
+/// Fewest repair symbols of a source block that this program makes.
+pub const PARITY_REPAIR_SYMBOLS_MIN: u32 = 8;
+/// Packs of a full group.
+pub const PARITY_GROUP_PACKS: usize = 16;
+/// Most packs of a group that a reader accepts.
+pub const PARITY_MEMBERS_MAX: usize = 32;
+/// Most symbols that one parity file covers or holds; bounds the memory that its checksums take to 64 MiB.
+pub const PARITY_SYMBOLS_MAX: u64 = 8 << 20;
+/// Repair symbols in percent of source symbols, default: enough for the loss of one pack of sixteen.
+pub const PARITY_PERCENT_DEFAULT: u8 = 7;
+/// Bytes of source blocks that encoding and repair hold at a time, default.
+pub const PARITY_MEMORY_DEFAULT: usize = 128 << 20;
+/// Most plans for encoding that are kept, one for each count of source symbols; a large one takes a few MiB.
+pub const PARITY_PLANS_MAX: usize = 8;
+/// Most bytes that a read of damaged bytes may ask for at a time: a frame of the largest size, rounded up.
+pub const PARITY_RANGE_LEN_MAX: usize = 4 << 20;
+/// Most files of one pack in quarantine.
+pub const QUARANTINE_FILES_MAX: u32 = 1000;
+
 /// Dirty file bytes at which a commit is started without being asked for.
 pub const DIRTY_START_LEN: u64 = 32 << 20;
 /// Dirty file bytes at which writers wait for the commit.
@@ -186,4 +212,7 @@ const _: () = assert!(SEGMENT_LEN.is_multiple_of(SUBTREE_LEN));
 const _: () = assert!(CHUNK_LEN_MAX <= FRAME_RAW_LEN_MAX);
 const _: () = assert!((FRAME_RAW_LEN_MAX as u64) < PACK_CAPACITY_MIN);
 const _: () = assert!((RECORD_PAYLOAD_MAX as u64) < PACK_CAPACITY_MIN);
+const _: () = assert!(PARITY_BLOCK_SYMBOLS <= PARITY_BLOCK_SYMBOLS_MAX);
+const _: () = assert!(PARITY_GROUP_PACKS <= PARITY_MEMBERS_MAX);
+const _: () = assert!(FRAME_RAW_LEN_MAX < PARITY_RANGE_LEN_MAX);
 const _: () = assert!(DIRTY_START_LEN < DIRTY_WAIT_LEN);

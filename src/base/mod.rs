@@ -14,5 +14,7 @@ mod verified;
 pub use date::{civil, utc};
 pub use env::{Env, Timestamp};
 pub use error::{Error, Result, Site};
-pub use ids::{ByteLen, ChunkId, Digest, FileOff, Ino, Lsn, PackId, PackOff, Slot, StoreId};
+pub use ids::{
+    ByteLen, ChunkId, Digest, FileOff, Ino, Lsn, PackId, PackOff, ParityId, Slot, StoreId,
+};
 pub use verified::Verified;

@@ -27,7 +27,7 @@ pub fn pack_name(id: PackId, kind: PackKind) -> String {
 }
 
 /// The inverse of [`pack_name`], for a name without its directory.
-fn parse_name(name: &str) -> Option<(PackId, PackKind)> {
+pub(super) fn parse_name(name: &str) -> Option<(PackId, PackKind)> {
     let (digits, extension) = name.split_once('.')?;
     let kind = match extension {
         "log" => PackKind::Log,

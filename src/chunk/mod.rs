@@ -2,6 +2,7 @@
 //!
 //! [`ChunkStore::put`] deduplicates, compresses and appends; [`ChunkStore::finish`] makes a commit durable;
 //! [`ChunkStore::get`] returns verified bytes; [`replay`](replay()) reads the log back.
+//! [`ParityStore`] encodes finished packs and repairs them from their parity.
 
 mod batch;
 mod cache;
@@ -11,8 +12,13 @@ mod clean;
 mod files;
 mod live;
 mod pack;
+mod parity;
+mod parity_check;
+mod parity_encode;
+mod parity_group;
 mod place;
 mod read;
+mod repair;
 mod replay;
 mod reserve;
 mod scan;
@@ -31,6 +37,10 @@ pub use chunker::cut;
 pub use clean::MovingFrame;
 pub use files::pack_name;
 pub use live::LiveSet;
+pub use parity::{Cover, PARITY_DIR, ParityConfig, ParityPlace, ParityStore, UnreadableParity};
+pub use parity_check::{ParityCheck, ParityRepair};
+pub use parity_encode::PackToCover;
+pub use repair::{LostRange, RangeOutcome, RepairOutcome, RepairedPack};
 pub use replay::{EachCommit, LogTail, Replay, replay};
 pub use scan::{ScanReport, Scanned};
 pub use store::ChunkStore;

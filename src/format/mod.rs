@@ -11,6 +11,7 @@ pub mod frame;
 pub mod keys;
 pub mod node;
 pub mod pack;
+pub mod parity;
 pub mod record;
 pub mod rows;
 pub mod split;

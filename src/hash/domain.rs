@@ -82,6 +82,12 @@ domains! {
     Pack = "mmhfs 2026-11 v1 pack",
     /// Checksum of the header, of a part and of the whole of a checkpoint.
     Checkpoint = "mmhfs 2026-11 v1 checkpoint",
+    /// Checksum of the header of a parity file.
+    ParityHeader = "mmhfs 2026-11 v1 parity header",
+    /// Checksum of a page of a parity file's table.
+    ParityTable = "mmhfs 2026-11 v1 parity table",
+    /// Checksum of a symbol, source or repair.
+    ParitySymbol = "mmhfs 2026-11 v1 parity symbol",
     /// Checksum of a superblock.
     Superblock = "mmhfs 2026-11 v1 superblock",
 }

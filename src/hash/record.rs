@@ -32,6 +32,12 @@ pub enum Checksum {
     PackHeader,
     /// A whole pack file.
     Pack,
+    /// The header of a parity file.
+    ParityHeader,
+    /// A page of a parity file's table.
+    ParityTable,
+    /// A symbol, source or repair.
+    ParitySymbol,
     /// A superblock.
     Superblock,
     /// The header, a part or the whole of a checkpoint.
@@ -47,6 +53,9 @@ impl Checksum {
             Self::Footer => Domain::Footer,
             Self::PackHeader => Domain::PackHeader,
             Self::Pack => Domain::Pack,
+            Self::ParityHeader => Domain::ParityHeader,
+            Self::ParityTable => Domain::ParityTable,
+            Self::ParitySymbol => Domain::ParitySymbol,
             Self::Superblock => Domain::Superblock,
             Self::Checkpoint => Domain::Checkpoint,
         }

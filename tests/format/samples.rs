@@ -1,7 +1,8 @@
 //! One value of each stored kind, and how its bytes are decoded and encoded again.
 
 use mmhfs::base::{
-    ByteLen, ChunkId, Digest, FileOff, Ino, Lsn, PackId, PackOff, Result, Slot, StoreId, Timestamp,
+    ByteLen, ChunkId, Digest, FileOff, Ino, Lsn, PackId, PackOff, ParityId, Result, Slot, StoreId,
+    Timestamp,
 };
 use mmhfs::format::checkpoint::{
     CheckpointEnd, CheckpointHead, CheckpointPiece, PartHead, checkpoint_payload,
@@ -14,6 +15,10 @@ use mmhfs::format::frame::{
 };
 use mmhfs::format::node::{Body, DirBody, DirChild, DirInner, Entry, FileNode, Node, SegmentNode};
 use mmhfs::format::pack::{Cut, PackHeader, decode_pack_header, encode_pack_header};
+use mmhfs::format::parity::{
+    Member, ParityHeader, ParityKind, Shape, TablePage, decode_parity_header, decode_table_page,
+    encode_parity_header, encode_table_page,
+};
 use mmhfs::format::record::{
     RecordHead, decode_header, decode_ops, decode_record, encode_ops, encode_record,
 };
@@ -428,6 +433,35 @@ pub(crate) fn checkpoint_piece_again(bytes: &[u8], hash: HashFn<'_>) -> Result<V
     }
 }
 
+/// A group of a LOG pack of three symbols and a DATA pack of two, in two blocks.
+pub(crate) fn parity_header() -> ParityHeader {
+    let member = |pack, kind, len| Member {
+        pack: PackId::from_raw(pack),
+        kind,
+        len: ByteLen::from_raw(len),
+        digest: digest(0xd0),
+    };
+    let members = vec![
+        member(5, PackKind::Log, 8200),
+        member(9, PackKind::Data, 8192),
+    ];
+    let shape = Shape {
+        symbol_len: 4096,
+        source_count: 3,
+        repair_count: 8,
+        block_count: 2,
+    };
+    let id = ParityId::from_raw(2);
+    ParityHeader::new(STORE, id, ParityKind::Group, shape, members).unwrap()
+}
+
+pub(crate) fn table_page() -> TablePage {
+    TablePage {
+        header_sum: [0xaa; 32],
+        page: 0,
+    }
+}
+
 pub(crate) fn sealed_samples() -> Vec<Sample> {
     let checkpoint = |parts: &[&[u8]]| checksum(Checksum::Checkpoint, parts);
     let (part, rows) = checkpoint_rows();
@@ -504,6 +538,29 @@ pub(crate) fn sealed_samples() -> Vec<Sample> {
                 .unwrap()
                 .0,
             checkpoint_piece_again,
+        ),
+        sample(
+            "parity_header",
+            Checksum::ParityHeader,
+            encode_parity_header(&parity_header(), &real(Checksum::ParityHeader)),
+            |bytes, hash| {
+                let header = decode_parity_header(bytes, hash)?;
+                Ok(encode_parity_header(&header, hash))
+            },
+        ),
+        sample(
+            "parity_table",
+            Checksum::ParityTable,
+            encode_table_page(
+                &table_page(),
+                &[[1; 8], *b"checksum", [3; 8]],
+                &real(Checksum::ParityTable),
+            )
+            .unwrap(),
+            |bytes, hash| {
+                let sums = decode_table_page(bytes, &table_page(), 3, hash)?;
+                encode_table_page(&table_page(), &sums, hash)
+            },
         ),
     ]
 }

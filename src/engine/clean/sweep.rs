@@ -145,7 +145,8 @@ impl<'a> Sweep<'a> {
         if gone {
             (self.watch)(CleanStep::Retired, self.progress);
         } else {
-            self.keep(id, "it was used again meanwhile");
+            // Nothing is wrong: the next run looks at it anew.
+            log::info!("cleaning leaves pack {id}: it was used again meanwhile");
         }
         Ok(gone)
     }
