@@ -168,6 +168,8 @@ pub const AUTO_CLEAN_PACKS_SHARE: u64 = 4;
 pub const AUTO_CLEAN_UNUSED_PERCENT: u64 = 25;
 /// Bytes of the file that keeps room for the commits of a cleaning.
 pub const RESERVE_LEN: u64 = 4 << 20;
+/// Room below which a cleaning begins with giving that file back.
+pub const RESERVE_NEEDED_LEN: u64 = 16 << 20;
 /// Bytes that the packs of a store must have for that file to be worth it.
 pub const RESERVE_STORE_LEN_MIN: u64 = 64 << 20;
 /// Room that the disk must have for that file to be made.

@@ -59,7 +59,7 @@ fn i12_the_log_before_a_checkpoint_goes_and_the_index_can_still_be_lost() {
     for n in 0..4 {
         clean(&world);
         assert!(!first.exists());
-        assert!(logs(&world).len() <= 2, "{:?}", world.packs());
+        assert!(logs(&world).len() <= 4, "{:?}", world.packs());
         work(&world, n);
         let want = tree(&world);
         if n % 2 == 0 {
@@ -177,6 +177,11 @@ fn an_index_older_than_the_log_is_made_anew() {
     let mut world = long_lived();
     world.reopen();
     world.copy_aside();
+    // Otherwise the first cut after the old index's place would still lead there.
+    for n in 3..6 {
+        work(&world, n);
+        world.reopen();
+    }
     clean(&world);
     work(&world, 2);
     let want = tree(&world);

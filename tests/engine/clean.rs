@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use mmhfs::base::Error;
 use mmhfs::engine::{CleanOptions, CleanReport, CleanStep, KeepPolicy, OpenHow};
@@ -195,8 +195,7 @@ fn a_snapshot_after_the_last_one_was_deleted_and_cleaned_is_whole() {
 /// A deduplication hit on a chunk that the mark did not see must keep it.
 #[test]
 fn i8_what_is_written_again_between_mark_and_sweep_is_kept() {
-    // After the last of these steps a pack is known to be dead, and only the look in its commit can save it.
-    for step in [CleanStep::Marked, CleanStep::Counted, CleanStep::Moved] {
+    for step in [CleanStep::Marked, CleanStep::Counted] {
         let mut world = World::new();
         world.put("old", &bytes(1, 2_000_000));
         world.put("small", &bytes(2, 5_000));
@@ -216,6 +215,31 @@ fn i8_what_is_written_again_between_mark_and_sweep_is_kept() {
         world.assert_sound();
         clean(&world);
         assert_eq!(world.read("again").unwrap(), bytes(1, 2_000_000));
+    }
+}
+
+/// Once a pack is known to be dead, only the look in its commit can save what is in it.
+#[test]
+fn i8_what_is_written_again_just_before_its_pack_goes_is_kept() {
+    for at in 0..3 {
+        let mut world = World::new();
+        world.put("old", &bytes(1, 2_000_000));
+        world.engine().sync().unwrap();
+        world.unlink("old").unwrap();
+        world.engine().sync().unwrap();
+        let seen = AtomicUsize::new(0);
+        clean_with(&world, |step| {
+            if step == CleanStep::Moved && seen.fetch_add(1, Ordering::Relaxed) == at {
+                world.put("again", &bytes(1, 2_000_000));
+                world.engine().sync().unwrap();
+            }
+        });
+        if world.ino("again").is_err() {
+            continue;
+        }
+        world.reopen_without_index();
+        assert_eq!(world.read("again").unwrap(), bytes(1, 2_000_000));
+        world.assert_sound();
     }
 }
 

@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 
 use super::Engine;
 use super::types::{CleanOptions, CleanReport, CleanStep, Progress, SpaceUse};
-use crate::base::limits::LIVE_SET_SHARE;
+use crate::base::limits::{LIVE_SET_SHARE, RESERVE_NEEDED_LEN};
 use crate::base::{Error, PackId, Result};
 use crate::chunk::{LiveSet, log_start};
 use crate::format::rows::Table;
@@ -150,6 +150,9 @@ impl Engine {
                 // What is in memory waits; the few rows that say what is gone must find room.
                 Err(Error::NoSpace) => drop(self.store.release_reserve()?),
                 Err(error) => return Err(error),
+            }
+            if !options.dry_run && self.disk.space()?.available_bytes < RESERVE_NEEDED_LEN {
+                self.store.release_reserve()?;
             }
         }
         // A snapshot that is being made names nodes that nothing in the index refers to yet, and reads files
