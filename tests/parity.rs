@@ -1,5 +1,7 @@
 //! Parity of real packs: damage of every sort is repaired byte for byte, and what is beyond repair is named exactly.
 
+#[path = "common/dice.rs"]
+mod dice;
 #[path = "parity/disk.rs"]
 mod disk;
 #[path = "chunk/world.rs"]

@@ -148,6 +148,8 @@ impl OpenPack {
     /// Writes the footer and syncs; returns the pack's last row.
     fn seal(mut self, superblock: &Superblock, log: (u64, Lsn, Hash)) -> Result<Durable<PackRow>> {
         let (record_count, last_lsn, chain) = log;
+        // A footer says that what is before it is whole: no crash may keep the footer and tear that.
+        self.out.sync()?;
         let footer = Footer {
             store: superblock.store,
             pack: self.out.id(),

@@ -54,7 +54,7 @@ pub(crate) fn sixteen() -> Vec<Pack> {
         let mut seed = 0;
         let mut commit = |world: &mut store::World| {
             let pieces: Vec<Vec<u8>> = (0..8)
-                .map(|n| store::noise(seed * 8 + n, 256 << 10))
+                .map(|n| crate::dice::noise(seed * 8 + n, 256 << 10))
                 .collect();
             seed += 1;
             world.commit(false, &pieces);
@@ -82,7 +82,7 @@ pub(crate) fn small() -> Pack {
     static MADE: OnceLock<Pack> = OnceLock::new();
     MADE.get_or_init(|| {
         let mut world = store::World::new();
-        let pieces: Vec<Vec<u8>> = (0..16).map(|n| store::noise(n, 65_536)).collect();
+        let pieces: Vec<Vec<u8>> = (0..16).map(|n| crate::dice::noise(n, 65_536)).collect();
         world.commit(false, &pieces);
         world.close();
         world.reopen_as_is();
