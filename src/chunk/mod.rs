@@ -11,6 +11,7 @@ mod pack;
 mod read;
 mod replay;
 mod scan;
+mod settle;
 mod store;
 mod superblocks;
 mod types;
@@ -23,6 +24,7 @@ pub use chunker::cut;
 pub use files::pack_name;
 pub use replay::{EachCommit, LogTail, Replay, replay};
 pub use scan::{ScanReport, Scanned};
+pub use settle::settle_log;
 pub use store::ChunkStore;
 pub use superblocks::load_superblock;
 pub use types::{
