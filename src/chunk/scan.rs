@@ -109,11 +109,21 @@ impl Scan<'_> {
         let len = file.len()?.raw();
         self.report.bytes = len;
         let start = PackOff::from_raw(0);
+        let sealed = sealed_at(file.as_ref(), len, &path)?;
+        // Without a footer and with nobody who vouches for any of it: what a crash has left of its creation.
+        // Then a header that is torn or missing is no damage, and nothing follows it.
+        let unnamed = sealed.is_none() && vouched.is_none();
+        if unnamed && len < PACK_HEADER_LEN as u64 {
+            return Ok(());
+        }
         let header = read_exactly(file.as_ref(), start, PACK_HEADER_LEN, || path.clone())?;
+        let hash = |parts: &[&[u8]]| checksum(Checksum::PackHeader, parts);
+        if unnamed && decode_pack_header(&header, &hash).is_err() {
+            return Ok(());
+        }
         let Some(header) = self.header(&header, kind)? else {
             return Ok(());
         };
-        let sealed = sealed_at(file.as_ref(), len, &path)?;
         let limit = sealed.or(vouched).unwrap_or(PackOff::from_raw(len));
         if limit.raw() > len {
             return Err(Error::PackTruncated {
@@ -127,7 +137,9 @@ impl Scan<'_> {
         let end = self.frames_of(&mut window, strict)?;
         let mut log_end = (0, Lsn::from_raw(0), [0; 32]);
         if let Some(cut) = &header.cut {
-            let valid = vouched.unwrap_or(limit).min(limit);
+            // What nobody vouches for may be torn from its first record on.
+            let valid = vouched.or(sealed).unwrap_or(PackOff::from_raw(0));
+            let valid = valid.min(limit);
             let window = Window::new(Arc::clone(&file), path.clone(), limit);
             let mut walk = Walk::new(self.store, self.id, cut, window);
             self.records(&mut walk, valid)?;
@@ -194,14 +206,17 @@ impl Scan<'_> {
             if is_frame {
                 let len = usize::try_from(len).unwrap_or(usize::MAX);
                 let bytes = window.bytes(at, len)?;
-                self.frame(at, bytes)?;
+                if !self.frame(at, bytes, strict)? {
+                    return Ok(at);
+                }
             }
             at += len;
         }
         Ok(at)
     }
 
-    fn frame(&mut self, off: u64, bytes: &[u8]) -> Result<()> {
+    /// Verifies a frame; false if it is torn where that is no damage.
+    fn frame(&mut self, off: u64, bytes: &[u8], strict: bool) -> Result<bool> {
         let at = Address {
             store: self.store,
             pack: self.id,
@@ -223,9 +238,11 @@ impl Scan<'_> {
                 (self.each)(Scanned::Frame {
                     off: at.off,
                     chunks,
-                })
+                })?;
+                Ok(true)
             }
-            Err(error) => self.problem(off, error.to_string()),
+            Err(_) if !strict => Ok(false),
+            Err(error) => self.problem(off, error.to_string()).map(|()| true),
         }
     }
 
