@@ -14,3 +14,4 @@ pub mod format;
 pub mod fuse;
 pub mod hash;
 pub mod meta;
+pub mod sim;

@@ -14,4 +14,5 @@ mod diff;
 mod history;
 mod model;
 mod seeds;
+mod steps;
 mod world;

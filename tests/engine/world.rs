@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use mmhfs::base::{Env, Error, FileOff, Ino, Result, Timestamp};
+pub(crate) use mmhfs::sim::Dice;
+
 use mmhfs::engine::{
     AtimePolicy, Caller, CheckReport, Config, DiffItem, Engine, FileKind, Handle, InitOptions,
     NewNode, OpenHow, PlainSeedOptions, SetAttr, SetTime, SnapshotInfo, Stat, WriteHow, XattrMode,
@@ -21,35 +23,12 @@ pub(crate) const RW: OpenHow = OpenHow {
     sync: false,
 };
 
-/// SplitMix64: a run is a function of its seed.
-#[derive(Clone)]
-pub(crate) struct Dice(pub(crate) u64);
-
-impl Dice {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
-        let words = std::iter::repeat_with(|| self.next().to_le_bytes());
-        words.flatten().take(len).collect()
-    }
-}
-
 pub(crate) struct World {
-    dir: tempfile::TempDir,
+    pub(crate) dir: Arc<tempfile::TempDir>,
     /// Which copy of the store is in use: a crash goes on in a new one.
-    copy: u32,
-    env: Env,
-    engine: Option<Arc<Engine>>,
+    pub(crate) copy: u32,
+    pub(crate) env: Env,
+    pub(crate) engine: Option<Arc<Engine>>,
 }
 
 pub(crate) fn caller() -> Caller {
@@ -62,7 +41,27 @@ pub(crate) fn caller() -> Caller {
     }
 }
 
-fn config() -> Config {
+/// A clock and chance of its own: both are functions of the seed and of how often they are asked.
+pub(crate) fn env(seed: u64) -> Env {
+    let clock = AtomicI64::new(1_000_000_000_000);
+    let chance = AtomicU64::new(seed);
+    Env::new(
+        move || {
+            let at = clock.fetch_add(1_000_003, Ordering::Relaxed);
+            Timestamp {
+                secs: at / 1_000_000_000,
+                nanos: (at % 1_000_000_000) as u32,
+            }
+        },
+        move |buf| {
+            let mut dice = Dice(chance.fetch_add(1, Ordering::Relaxed));
+            let len = buf.len();
+            buf.copy_from_slice(&dice.bytes(len));
+        },
+    )
+}
+
+pub(crate) fn config() -> Config {
     Config {
         atime: AtimePolicy::Noatime,
         verify_writes: false,
@@ -80,27 +79,12 @@ impl World {
 
     pub(crate) fn with(seed: u64, pack_capacity: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let clock = AtomicI64::new(1_000_000_000_000);
-        let chance = AtomicU64::new(seed);
-        let env = Env::new(
-            move || {
-                let at = clock.fetch_add(1_000_003, Ordering::Relaxed);
-                Timestamp {
-                    secs: at / 1_000_000_000,
-                    nanos: (at % 1_000_000_000) as u32,
-                }
-            },
-            move |buf| {
-                let mut dice = Dice(chance.fetch_add(1, Ordering::Relaxed));
-                let len = buf.len();
-                buf.copy_from_slice(&dice.bytes(len));
-            },
-        );
+        let env = env(seed);
         let store = dir.path().join("store-0");
         Engine::init(&store, &env, &InitOptions { pack_capacity }).unwrap();
         let engine = Engine::open(&store, env.clone(), config()).unwrap();
         Self {
-            dir,
+            dir: Arc::new(dir),
             copy: 0,
             env,
             engine: Some(engine),
