@@ -1,5 +1,7 @@
 //! The chunk store on real files: what it promises about bytes, damage, crashes and failing disks.
 
+#[path = "chunk/recovery.rs"]
+mod recovery;
 #[path = "chunk/world.rs"]
 mod world;
 

@@ -286,7 +286,14 @@ fn json_has_the_promised_fields() {
     );
     let dir = tempfile::tempdir().unwrap();
     let seed = json(&ok(&["--json", "seed", dir.path().to_str().unwrap()]));
-    assert_eq!(names(&seed), ["bytes", "content", "dirs", "files", "seed"]);
+    assert_eq!(
+        names(&seed),
+        ["bytes", "content", "dirs", "dna", "files", "seed"]
+    );
+    // The same tree as that of the snapshot: an empty one.
+    assert_eq!(seed["seed"], taken["seed"]);
+    assert_eq!(seed["dna"], taken["dna"]);
+    ok(&["verify", &store, seed["dna"].as_str().unwrap()]);
 }
 
 #[test]

@@ -21,7 +21,10 @@ use mmhfs::format::record::{
     Record, decode_header, decode_record, encode_ops, encode_record, op_len,
 };
 use mmhfs::format::rows::{DirentRow, DirtyKey, ExtentRow, InodeRow, Table};
-use mmhfs::format::superblock::{decode_superblock, encode_superblock, is_foreign};
+use mmhfs::format::split::SplitNode;
+use mmhfs::format::superblock::{
+    FEATURE_SPLIT_NODES, decode_superblock, encode_superblock, is_foreign,
+};
 use mmhfs::format::{CHAIN_START, Hash, HashFn, keys};
 use mmhfs::hash::{Checksum, checksum};
 use proptest::prelude::*;
@@ -463,4 +466,44 @@ fn checksum_at(name: &str, len: usize) -> Option<usize> {
         "footer" => Some(len - TRAILER_LEN - 32),
         _ => None,
     }
+}
+
+#[test]
+fn i10_a_split_node_is_refused_unless_its_length_and_its_parts_fit() {
+    let bytes = node_split().encode();
+    assert_eq!(SplitNode::decode(&bytes).unwrap(), node_split());
+    let with_len = |len: u32, parts: usize| {
+        let mut bytes = bytes[..2].to_vec();
+        bytes.extend_from_slice(&len.to_le_bytes());
+        bytes.resize(6 + 32 * parts, 7);
+        SplitNode::decode(&bytes)
+    };
+    assert!(with_len((2 << 20) + 1, 3).is_ok());
+    assert!(with_len(512 << 20, 512).is_ok());
+    // What fits one chunk is never split, and no reader gathers more than 512 MiB.
+    for (len, parts) in [
+        (0, 0),
+        (2 << 20, 2),
+        ((512 << 20) + 1, 513),
+        (u32::MAX, 4096),
+        (u32::MAX, 0),
+        ((2 << 20) + 1, 2),
+        ((2 << 20) + 1, 4),
+    ] {
+        assert!(with_len(len, parts).is_err(), "{len} {parts}");
+    }
+}
+
+#[test]
+fn a_store_with_split_nodes_is_refused_by_who_does_not_know_them() {
+    let hash = |parts: &[&[u8]]| checksum(Checksum::Superblock, parts);
+    let mut superblock = superblock();
+    superblock.features.incompatible = FEATURE_SPLIT_NODES;
+    let bytes = encode_superblock(&superblock, &hash).unwrap();
+    assert_eq!(decode_superblock(&bytes, &hash).unwrap(), superblock);
+    // A program that knows none of the bits sees this one as any other that it does not know.
+    superblock.features.incompatible |= 1 << 63;
+    let bytes = encode_superblock(&superblock, &hash).unwrap();
+    let refused = decode_superblock(&bytes, &hash).unwrap_err();
+    assert!(matches!(refused, Error::UnknownFeatures { bits, .. } if bits == 1 << 63));
 }

@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
 use std::path::Path;
 
 use mmhfs::base::{Error, Ino};
-use mmhfs::engine::{PlainSeedOptions, RestoreOptions, RestoreReport, seed_of_dir};
+use mmhfs::engine::{Caller, PlainSeedOptions, RestoreOptions, RestoreReport, seed_of_dir};
 use world::{TREE_NAMES, World, is_root};
 
 const PLAIN: RestoreOptions = RestoreOptions {
@@ -204,27 +204,88 @@ fn a_file_with_the_same_size_and_time_but_other_bytes_is_not_kept() {
 }
 
 #[test]
-fn i3_damage_is_an_error_that_names_the_file_and_no_wrong_byte_gets_out() {
+fn i3_damage_is_listed_with_its_bytes_and_everything_else_is_restored() {
     let world = World::new();
     let bytes: Vec<u8> = (0..900_000u32)
         .flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes())
         .collect();
-    world.write(Ino::ROOT, b"good", b"good bytes");
     let dir = world.mkdir(Ino::ROOT, b"dir");
-    world.write(dir, b"victim", &bytes);
+    let victim = world.write(dir, b"victim", &bytes);
+    world.engine.link(victim, dir, b"another name").unwrap();
+    for name in [&b"a"[..], b"good", b"z"] {
+        world.write(Ino::ROOT, name, name);
+        world.write(dir, name, name);
+    }
     world.snapshot("snap");
     let world = world.with_a_flipped_byte();
     let dest = world.path("out");
-    let error = restore(&world, None, &dest, &PLAIN).unwrap_err();
-    assert!(error.is_damage(), "{error:?}");
-    assert!(error.to_string().starts_with("dir/victim: "), "{error}");
+    let report = restore(&world, None, &dest, &PLAIN).unwrap();
+    let damaged: Vec<&[u8]> = report.damaged.iter().map(|d| d.path.as_slice()).collect();
+    assert_eq!(damaged, [&b"dir/another name"[..], b"dir/victim"]);
+    assert!(report.damaged.iter().all(|d| !d.cause.is_empty()));
+    // Only the chunks of one frame are lost, and one of the two names tells which.
+    let ranges: Vec<_> = report.damaged.iter().flat_map(|d| &d.ranges).collect();
+    let lost: u64 = ranges.iter().map(|r| r.end - r.start).sum();
+    assert!(0 < lost && lost < 1_000_000, "{ranges:?}");
+    assert!(ranges.iter().all(|r| r.end <= bytes.len() as u64));
     let found = names(&dest);
+    // Five directories and files, and three files below.
+    assert_eq!(found.len(), 7, "{found:?}");
     assert!(
         found
             .iter()
             .all(|name| !name.contains("victim") && !name.contains("mmhfs-restore")),
         "{found:?}"
     );
+    assert_eq!(fs::read(dest.join("dir/good")).unwrap(), b"good");
+    assert_eq!(report.entries, 7);
+}
+
+#[test]
+fn the_store_is_no_place_to_restore_to() {
+    let world = World::with_tree();
+    world.snapshot("snap");
+    let link = world.path("link");
+    symlink(&world.store, &link).unwrap();
+    let inside = [
+        world.store.clone(),
+        world.store.join("packs"),
+        world.store.join("new/deep"),
+        link.join("out"),
+        world.store.join("../link/out"),
+    ];
+    let before = names(&world.store).len();
+    for dest in inside {
+        let error = restore(&world, None, &dest, &PLAIN).unwrap_err();
+        assert!(matches!(error, Error::Usage(_)), "{error}");
+        assert!(error.to_string().contains("inside the store"), "{error}");
+    }
+    assert_eq!(names(&world.store).len(), before);
+    restore(&world, None, &world.store.join("../out"), &PLAIN).unwrap();
+}
+
+#[test]
+fn flags_that_are_not_restored_are_told() {
+    let world = World::new();
+    let file = world.write(Ino::ROOT, b"locked", b"locked");
+    let dir = world.mkdir(Ino::ROOT, b"log");
+    for ino in [file, dir] {
+        let flags = world.engine.getattr(ino).unwrap().flags;
+        let immutable = 0x10;
+        world
+            .engine
+            .set_flags(&Caller::default(), ino, flags | immutable)
+            .unwrap();
+    }
+    world.snapshot("snap");
+    let dest = world.path("out");
+    let report = restore(&world, None, &dest, &PLAIN).unwrap();
+    assert_eq!(report.warnings.len(), 2, "{:?}", report.warnings);
+    for name in ["locked", "log"] {
+        let path = dest.join(name).to_string_lossy().into_owned();
+        let told = |text: &&String| text.starts_with(&path) && text.contains("immutable");
+        assert_eq!(report.warnings.iter().filter(told).count(), 1);
+    }
 }
 
 #[test]

@@ -216,6 +216,14 @@ pub enum Error {
         /// RocksDB's words.
         detail: String,
     },
+    /// The index is damaged, incomplete or of another program: it has to be made anew, which loses nothing.
+    #[error("index: {op}: {detail}; run `mmhfs rebuild-index`")]
+    IndexDamaged {
+        /// What was being done.
+        op: &'static str,
+        /// RocksDB's words.
+        detail: String,
+    },
     /// The operating system refused an operation on the store or on a plain file.
     #[error("{op}: {source}")]
     Io {

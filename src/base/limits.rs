@@ -44,6 +44,15 @@ pub const FRAME_RAW_LEN_MAX: usize = 2 << 20;
 pub const FRAME_CHUNKS_MAX: usize = 1024;
 /// Largest chunk.
 pub const CHUNK_LEN_MAX: usize = 1 << 20;
+/// Largest encoded node of a snapshot that is one chunk; a larger one is split into parts.
+pub const NODE_WHOLE_LEN_MAX: usize = FRAME_RAW_LEN_MAX;
+/// Length of every part of a split node but the last.
+pub const NODE_PART_LEN: usize = 1 << 20;
+/// Largest encoded node, and so what a reader gathers of its parts: a directory leaf whose entries have as many
+/// attributes as they may has less.
+pub const NODE_LEN_MAX: usize = 512 << 20;
+/// Encoded bytes of the decoded nodes that are kept in memory.
+pub const NODES_CACHED_LEN: usize = 32 << 20;
 
 /// Most pack files that are open at a time.
 pub const OPEN_PACKS_MAX: usize = 256;
@@ -72,6 +81,15 @@ pub const COMMIT_INTERVAL_MS: u64 = 5_000;
 /// `fdatasync` suffices.
 pub const INLINE_COMMIT_LEN_MAX: u64 = 1 << 20;
 
+/// Bytes of a file that are folded together: small overwrites become whole chunks again.
+pub const FOLD_REGION_LEN: u64 = 1 << 20;
+/// Fewest extents of a run that are worth writing anew.
+pub const FOLD_EXTENTS_MIN: u64 = 6;
+/// Most regions that wait to be folded; more are left as they are until they are written again.
+pub const FOLD_QUEUE_MAX: usize = 65_536;
+/// Most regions that are looked at each time that the commit timer comes round; bounds what it reads and writes.
+pub const FOLD_PASS_REGIONS: usize = 32;
+
 /// Memory budget, default.
 pub const MEMORY_DEFAULT: u64 = 512 << 20;
 /// Smallest memory budget.
@@ -83,6 +101,10 @@ pub const PROBLEMS_MAX: usize = 10_000;
 pub const PROBLEM_PATHS_MAX: usize = 1_000;
 /// Pieces of work of `verify` that run at a time; bounds its memory to as many MiB.
 pub const VERIFY_BATCH: usize = 64;
+/// Damaged places and chunks whose paths `check` looks for; of more it tells only the place.
+pub const CHECK_DAMAGED_MAX: usize = 1 << 20;
+/// Directories that `check` remembers to lie below the root; when they are more it begins to remember anew.
+pub const CHECK_ROOTED_MAX: usize = 1 << 20;
 /// Directories above one another that a path is followed through: more are a loop.
 pub const PATH_DEPTH_MAX: usize = 1 << 20;
 
@@ -97,9 +119,26 @@ pub const RESTORE_BATCH: usize = 256;
 pub const RESTORE_OPEN_DIRS_MAX: usize = 64;
 /// Warnings that a restore keeps word for word; further ones are counted.
 pub const RESTORE_WARNINGS_MAX: usize = 1000;
+/// Damaged paths that a restore lists; further ones are counted.
+pub const RESTORE_DAMAGED_MAX: usize = 10_000;
+/// Byte ranges that are listed of each damaged file; the last one takes in those after it.
+pub const RESTORE_DAMAGED_RANGES_MAX: usize = 100;
+/// Pending bytes of metadata at which opening a store commits what it has cleaned up so far.
+pub const SETTLE_STEP_LEN: u64 = 1 << 20;
+/// Nodes and rows that a snapshot gathers in memory before it commits them.
+pub const SNAPSHOT_PENDING_LEN: usize = 4 << 20;
+/// Size of a file from which on its nodes are stored as they are made, and not with those of its neighbours.
+pub const SNAPSHOT_STREAMED_LEN: u64 = 4 * SEGMENT_LEN;
 /// Pending bytes of metadata at which a rollback commits what it has done so far; a smaller one is atomic.
 pub const ROLLBACK_STEP_LEN: u64 = 16 << 20;
 
+const _: () = assert!(NODE_WHOLE_LEN_MAX <= FRAME_RAW_LEN_MAX);
+const _: () = assert!(NODE_PART_LEN <= NODE_WHOLE_LEN_MAX);
+// Names and values of all attributes, the lengths before them, and the rest of an entry.
+const _: () = assert!(
+    DIR_LEAF_ENTRIES_MAX * (XATTR_TOTAL_LEN_MAX + 5 * XATTR_LIST_LEN_MAX + (16 << 10))
+        <= NODE_LEN_MAX
+);
 const _: () = assert!(ROLLBACK_STEP_LEN < PENDING_META_WAIT_LEN);
 const _: () = assert!(SUBTREE_LEN.is_multiple_of(LEAF_LEN as u64));
 const _: () = assert!(SEGMENT_LEN.is_multiple_of(SUBTREE_LEN));

@@ -8,6 +8,7 @@ mod cache;
 mod chunker;
 mod files;
 mod pack;
+mod place;
 mod read;
 mod replay;
 mod scan;

@@ -9,14 +9,14 @@ use super::batch::{Batch, RawFrame, Turn, compress_frames, hash_pieces};
 use super::files::{PackFiles, pack_name};
 use super::read::Reader;
 use super::replay::{LogTail, sealed_at};
-use super::scan::{ScanReport, Scanned, scan};
+use super::scan::{Claim, ScanReport, Scanned, scan};
 use super::types::{ChunkBytes, ChunkLookup, Committed, Durable, PackInfo, PutKind, StoreConfig};
 use super::writer::{Writer, create_store};
 use crate::base::limits::{INLINE_FRAMES_LEN_MAX, PUT_SLICE_LEN};
 use crate::base::{ByteLen, ChunkId, Error, PackId, PackOff, Result, Site, Verified};
 use crate::codec::Codec;
 use crate::disk::Disk;
-use crate::format::rows::{ChunkRow, Op, PackRow};
+use crate::format::rows::{ChunkRow, Op, PackKind, PackRow};
 use crate::format::superblock::Superblock;
 
 /// The chunks of a store and its log.
@@ -46,7 +46,8 @@ impl ChunkStore {
     /// Opens a store whose log has been replayed; writes nothing.
     ///
     /// # Errors
-    /// For writing: [`Error::PackMissing`] or [`Error::PackTruncated`] for a DATA pack that the replayed part
+    /// [`Error::PackMissing`] for a LOG pack newer than all that are there. For writing also that or
+    /// [`Error::PackTruncated`] for an older LOG pack and for a DATA pack that the replayed part
     /// of the log names, [`Error::VersionTooNew`] or [`Error::UnknownFeatures`]. [`Error::Io`].
     pub fn open(
         disk: Arc<dyn Disk>,
@@ -74,6 +75,7 @@ impl ChunkStore {
             turn: Arc::default(),
             tail,
         };
+        store.check_unnamed()?;
         if !store.config.read_only {
             store.superblock.check_writable()?;
             if let Some(&id) = store.tail.missing.first() {
@@ -81,9 +83,31 @@ impl ChunkStore {
                     path: store.files.path(id),
                 });
             }
+            let logs = store.tail.limits.iter().map(|(id, limit)| {
+                let len = ByteLen::from_raw(limit.raw());
+                (*id, PackRow::log(len))
+            });
+            store.check_packs(logs)?;
             store.check_packs(store.tail.rows.iter().map(|(id, row)| (*id, *row)))?;
         }
         Ok(Arc::new(store))
+    }
+
+    /// Fails if a LOG pack is missing that is newer than all that are there: commits are lost.
+    fn check_unnamed(&self) -> Result<()> {
+        for range in &self.tail.unnamed {
+            let mut id = range.start;
+            // Ends at the first that the index does not know: it is not longer than the table of packs.
+            while id < range.end {
+                let row = self.lookup.pack(id)?;
+                if row.is_none_or(|row| row.kind != PackKind::Data) {
+                    let path = self.files.disk().path(&pack_name(id, PackKind::Log));
+                    return Err(Error::PackMissing { path });
+                }
+                id = id.next();
+            }
+        }
+        Ok(())
     }
 
     /// Begins a commit. `inline` asks for its frames to go into the LOG pack itself, so that one sync
@@ -207,6 +231,14 @@ impl ChunkStore {
         self.reader.chunk(id, &row)
     }
 
+    /// As [`ChunkStore::get`], with a row that the caller has.
+    ///
+    /// # Errors
+    /// As [`ChunkStore::get`].
+    pub fn get_at(&self, id: &ChunkId, row: &ChunkRow) -> Result<Verified<ChunkBytes>> {
+        self.reader.chunk(id, row)
+    }
+
     /// Decodes chunks that will be asked for soon, in the background; a hint that may be ignored.
     pub fn prefetch(self: &Arc<Self>, ids: Vec<ChunkId>) {
         let mut last = None;
@@ -239,6 +271,19 @@ impl ChunkStore {
     pub fn frame_facts(&self, row: &ChunkRow) -> Result<(Codec, u64)> {
         let (codec, raw_len) = self.reader.frame_facts(row)?;
         Ok((Codec::from_id(codec)?, u64::from(raw_len)))
+    }
+
+    /// Notes incompatible features in the superblock, unless they are there: what is stored next needs them.
+    ///
+    /// Durable when this returns, so that no program that does not know them ever meets what needs them.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`], [`Error::NoSpace`], [`Error::Io`]; the store may have the features then.
+    pub fn require_features(&self, bits: u64) -> Result<()> {
+        if self.config.read_only {
+            return Err(Error::ReadOnly("the store was opened read-only"));
+        }
+        self.writer.lock().require_features(bits)
     }
 
     /// The superblock as it was when the store was opened.
@@ -305,14 +350,14 @@ impl ChunkStore {
     /// Verifies all of a pack: header, frames, every chunk's digest, records, footer. `each` is called with every
     /// frame, record and problem.
     ///
-    /// `vouched` is the length in the pack's row, of a DATA pack without a footer the bytes that must verify.
+    /// `row` is the pack's row: its length are the bytes of a pack without a footer that must verify.
     ///
     /// # Errors
     /// Those of `each`. What is wrong with the pack is a [`Scanned::Problem`].
     pub fn scan_pack(
         &self,
         id: PackId,
-        vouched: Option<ByteLen>,
+        row: Option<PackRow>,
         each: &mut dyn FnMut(Scanned) -> Result<()>,
     ) -> Result<ScanReport> {
         let open = self.writer.lock().open_packs();
@@ -322,13 +367,35 @@ impl ChunkStore {
             .map(|(_, end)| *end);
         let vouched = own
             .or_else(|| self.tail.limits.get(&id).copied())
-            .or_else(|| vouched.map(|len| PackOff::from_raw(len.raw())));
-        scan(&self.files, self.superblock.store, id, vouched, each)
+            .or_else(|| row.map(|row| PackOff::from_raw(row.len.raw())));
+        let claim = Claim {
+            vouched,
+            unfinished: own.is_some() || self.is_unfinished(id, row)?,
+        };
+        scan(&self.files, self.superblock.store, id, claim, each)
+    }
+
+    /// Whether nothing says that a pack was ever sealed.
+    fn is_unfinished(&self, id: PackId, row: Option<PackRow>) -> Result<bool> {
+        let unsealed_row = row.map(|row| row.sealed.is_none());
+        Ok(match self.files.kind(id) {
+            // Only one that was found unsealed, or could not be sealed, has a row.
+            Ok(PackKind::Log) => {
+                unsealed_row == Some(true)
+                    || self.tail.unsealed == Some(id)
+                    || self.writer.lock().has_retired(id)
+            }
+            // Its row is put before it is sealed, and again only if it is sealed in a commit.
+            Ok(PackKind::Data) => unsealed_row != Some(false),
+            Err(Error::PackMissing { .. }) => false,
+            Err(error) => return Err(error),
+        })
     }
 
     /// Ends the open packs with footers: at close. Does nothing in a read-only store.
     ///
-    /// Their final rows are in no record: the footers hold the same, and replay reads those.
+    /// Their final rows are in no record: who reads the packs later finds the footers. The row of a DATA pack goes
+    /// on saying that it is not sealed.
     ///
     /// # Errors
     /// [`Error::NoSpace`], [`Error::Io`]. Nothing that was committed is lost: a pack without a footer is only

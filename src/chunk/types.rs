@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::base::{ByteLen, ChunkId, Env, Error, Lsn, PackId, PackOff, Result};
 use crate::format::frame::FrameKind;
-use crate::format::rows::{ChunkRow, Op, PackKind};
+use crate::format::rows::{ChunkRow, Op, PackKind, PackRow};
 
 /// A place between two commits of the log: everything before it has been seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,13 +64,19 @@ impl Watermark {
     }
 }
 
-/// Where the index is asked for chunks; the engine implements it.
+/// Where the index is asked for chunks and packs; the engine implements it.
 pub trait ChunkLookup: Send + Sync {
     /// Where a chunk or node is stored; `None` if the store does not have it.
     ///
     /// # Errors
     /// Those of the index.
     fn chunk(&self, id: &ChunkId) -> Result<Option<ChunkRow>>;
+
+    /// The row of a pack; `None` if it has none.
+    ///
+    /// # Errors
+    /// Those of the index.
+    fn pack(&self, id: PackId) -> Result<Option<PackRow>>;
 }
 
 /// How a chunk store is opened.

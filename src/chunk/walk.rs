@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::types::Watermark;
 use super::window::Window;
 use super::writer::record_hash;
 use crate::base::limits::PACK_CAPACITY_MAX;
@@ -82,9 +83,11 @@ impl Walk {
         }
     }
 
-    /// The bytes it walks through.
-    pub(super) fn window(&mut self) -> &mut Window {
-        &mut self.window
+    /// Goes to a place between two commits of this pack.
+    pub(super) fn go_to(&mut self, mark: &Watermark) {
+        self.off = mark.off.raw();
+        self.lsn = mark.lsn;
+        self.chain = mark.chain;
     }
 
     /// The next record. After [`Step::Bad`] or [`Step::End`] the place does not move any more.

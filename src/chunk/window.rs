@@ -35,11 +35,6 @@ impl Window {
         self.limit
     }
 
-    /// The file, for messages.
-    pub(super) fn path(&self) -> &PathBuf {
-        &self.path
-    }
-
     /// The bytes `off..off + len`, fewer at the limit. `len` is bounded by the caller.
     ///
     /// # Errors

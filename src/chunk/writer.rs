@@ -21,14 +21,14 @@ use super::replay::LogTail;
 use super::superblocks::save_superblock;
 use super::types::{Committed, Durable, Watermark};
 use crate::base::limits::RECORD_PAYLOAD_MAX;
-use crate::base::{ChunkId, Digest, Env, Error, Lsn, PackId, PackOff, Result};
+use crate::base::{ByteLen, ChunkId, Digest, Env, Error, Lsn, PackId, PackOff, Result};
 use crate::codec::compress;
 use crate::disk::Disk;
 use crate::format::footer::{
     FOOTER_FRAME_LEN, FOOTER_HEADER_LEN, Footer, FooterFrame, TRAILER_LEN, encode_footer,
 };
 use crate::format::frame::{Address, FRAME_CHUNK_LEN, FrameHead, encode_frame};
-use crate::format::pack::{Cut, PackHeader, encode_pack_header};
+use crate::format::pack::{Cut, PACK_HEADER_LEN, PackHeader, encode_pack_header};
 use crate::format::record::{
     OP_LEN_MAX, RECORD_HEADER_LEN, RecordHead, encode_ops, encode_record, op_is_valid, op_len,
 };
@@ -100,10 +100,14 @@ pub(super) struct Writer {
     level: i32,
     next_pack: PackId,
     log: Option<OpenLog>,
+    /// The LOG pack that was begun and not sealed, also while a commit has it in its hands.
+    unsealed_log: Option<PackId>,
     data: Option<OpenPack>,
     end: LogEnd,
     /// DATA packs that got frames since the batch began; of those no longer open, the final row.
     touched: BTreeMap<PackId, Option<PackRow>>,
+    /// LOG packs that stay without a footer and whose rows are in no record yet.
+    retired: BTreeMap<PackId, PackRow>,
 }
 
 impl OpenPack {
@@ -249,12 +253,14 @@ impl Writer {
             level,
             next_pack: tail.next_pack,
             log: None,
+            unsealed_log: None,
             data: None,
             end: LogEnd {
                 mark: tail.mark,
                 epoch: tail.epoch,
             },
             touched: BTreeMap::new(),
+            retired: tail.retired(),
         }
     }
 
@@ -267,8 +273,27 @@ impl Writer {
     /// the LOG pack's cut leaves out whatever was not durable.
     pub(super) fn give_up(&mut self) {
         self.log = None;
+        if let Some(id) = self.unsealed_log.take() {
+            self.retire(id);
+        }
         self.data = None;
         self.touched.clear();
+    }
+
+    /// Whether a LOG pack stays without a footer, which the next commit will say.
+    pub(super) fn has_retired(&self, id: PackId) -> bool {
+        self.retired.contains_key(&id)
+    }
+
+    /// Notes that a LOG pack stays without a footer. Of it counts what is durable.
+    fn retire(&mut self, id: PackId) {
+        let mark = &self.end.mark;
+        let len = match mark.pack == id {
+            true => mark.off.raw(),
+            false => PACK_HEADER_LEN as u64,
+        };
+        let row = PackRow::log(ByteLen::from_raw(len));
+        self.retired.insert(id, row);
     }
 
     /// Up to where the packs that are open must verify: a LOG pack's last record, what a DATA pack's file has.
@@ -282,6 +307,20 @@ impl Writer {
             .as_ref()
             .map(|data| (data.out.id(), data.out.written()));
         log.into_iter().chain(data).collect()
+    }
+
+    /// Sets incompatible feature bits in the superblock, durably.
+    pub(super) fn require_features(&mut self, bits: u64) -> Result<()> {
+        if self.superblock.features.incompatible & bits == bits {
+            return Ok(());
+        }
+        // Copies may have this generation even if saving fails: it is not used again.
+        self.superblock.generation += 1;
+        let mut with = self.superblock.clone();
+        with.features.incompatible |= bits;
+        save_superblock(self.files.disk(), &with)?;
+        self.superblock = with;
+        Ok(())
     }
 
     fn capacity(&self) -> u64 {
@@ -393,10 +432,12 @@ impl Writer {
             Some(full) => {
                 let cut = full.cut();
                 // Within a commit its first parts must be durable; before it, they are already.
-                let sealed = full.seal(&self.superblock);
-                if in_commit {
-                    sealed?;
+                match full.seal(&self.superblock) {
+                    Err(error) if in_commit => return Err(error),
+                    Err(_) => self.retire(cut.prev),
+                    Ok(_) => {}
                 }
+                self.unsealed_log = None;
                 cut
             }
             None => self.end.cut(),
@@ -404,6 +445,7 @@ impl Writer {
         let epoch = cut.epoch;
         let (lsn, chain) = (cut.lsn, cut.chain);
         let pack = self.create(Some(cut))?;
+        self.unsealed_log = Some(pack.out.id());
         Ok(OpenLog {
             record_end: pack.out.end(),
             pack,
@@ -425,7 +467,7 @@ impl Writer {
         let staged_len: usize = batch.staged.iter().map(PackedFrame::total_len).sum();
         let chunks: usize = batch.staged.iter().map(|frame| frame.chunks.len()).sum();
         let ops_len: usize = ops.iter().map(op_len).sum::<usize>()
-            + (chunks + batch.rows.len() + data_rows.len()) * CHUNK_OP_LEN;
+            + (chunks + batch.rows.len() + data_rows.len() + self.retired.len()) * CHUNK_OP_LEN;
         let first_part = RECORD_HEADER_LEN + ALIGN + ops_len.min(RECORD_PAYLOAD_MAX + OP_LEN_MAX);
         let mut log = self.take_log(staged_len + first_part, false)?;
 
@@ -439,7 +481,9 @@ impl Writer {
         for (id, row) in &rows {
             all.push(Op::Put(Table::Chunk, id.as_bytes().to_vec(), row.encode()));
         }
-        for (id, row) in &data_rows {
+        let retired: Vec<(PackId, PackRow)> =
+            self.retired.iter().map(|(id, row)| (*id, *row)).collect();
+        for (id, row) in data_rows.iter().chain(&retired) {
             all.push(Op::Put(Table::Pack, keys::pack(*id).to_vec(), row.encode()));
         }
         all.extend(ops);
@@ -457,6 +501,10 @@ impl Writer {
             epoch: log.epoch,
         };
         self.log = Some(log);
+        // What was retired while this commit was written waits for the next one.
+        for (id, _) in &retired {
+            self.retired.remove(id);
+        }
         Ok(Durable::after_sync(Committed {
             ops: all,
             watermark,
@@ -489,7 +537,7 @@ impl Writer {
         Ok(log)
     }
 
-    /// Ends the open packs with footers. Their rows are in no record: the footers say the same.
+    /// Ends the open packs with footers. Their last rows are in no record: the footers say that they are sealed.
     pub(super) fn seal(&mut self) -> Result<()> {
         self.touched.clear();
         let (data, log) = (self.data.take(), self.log.take());
@@ -498,6 +546,7 @@ impl Writer {
         }
         if let Some(log) = log {
             log.seal(&self.superblock)?;
+            self.unsealed_log = None;
         }
         Ok(())
     }
@@ -556,6 +605,7 @@ fn cut_parts(ops: &[Op], level: i32) -> Result<Vec<Part>> {
 /// [`Error::NoSpace`], [`Error::Io`].
 pub(super) fn create_store(disk: &Arc<dyn Disk>, superblock: &Superblock) -> Result<()> {
     disk.create_dir(PACKS)?;
+    disk.sync_dir(PACKS)?;
     disk.sync_dir("")?;
     save_superblock(disk, superblock)
 }

@@ -143,6 +143,7 @@ impl Exit {
             Error::Exists | Error::NotEmpty | Error::SnapshotExists(_) => Self::Exists,
             Error::NotPermitted(_) | Error::AccessDenied => Self::Permission,
             Error::Index { .. }
+            | Error::IndexDamaged { .. }
             | Error::Internal(_)
             | Error::Unsupported(_)
             | Error::TooManyLinks

@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{
-    Change, CheckReport, DiffItem, FileFacts, FileKind, Progress, RestoreReport, SnapshotInfo,
-    Stat, Stats,
+    Change, CheckReport, DamagedPath, DiffItem, FileFacts, FileKind, Progress, RestoreReport,
+    SnapshotInfo, Stat, Stats,
 };
 
 /// Bytes that are nearly always text: a path or a link target.
@@ -265,6 +265,42 @@ pub(super) struct RestoreFacts {
     /// Entries that were there already and are right.
     pub(super) skipped: u64,
     pub(super) warnings: Vec<String>,
+    #[serde(default)]
+    pub(super) damaged: Vec<DamagedFacts>,
+    /// Damaged paths beyond those that are listed.
+    #[serde(default)]
+    pub(super) damaged_more: u64,
+}
+
+/// A path that was not restored because its stored bytes are damaged.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct DamagedFacts {
+    pub(super) path: Text,
+    /// Byte ranges that cannot be read: first byte, and the one after the last.
+    pub(super) ranges: Vec<(u64, u64)>,
+    pub(super) detail: String,
+}
+
+impl From<DamagedPath> for DamagedFacts {
+    fn from(found: DamagedPath) -> Self {
+        let ranges = found.ranges.into_iter();
+        Self {
+            path: Text::new(&found.path),
+            ranges: ranges.map(|range| (range.start, range.end)).collect(),
+            detail: found.cause,
+        }
+    }
+}
+
+impl std::fmt::Display for DamagedFacts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.path.shown())?;
+        for (n, (from, to)) in self.ranges.iter().enumerate() {
+            let before = if n == 0 { " bytes " } else { ", " };
+            write!(f, "{before}{from}-{}", to.saturating_sub(1))?;
+        }
+        write!(f, ": {}", self.detail)
+    }
 }
 
 impl From<RestoreReport> for RestoreFacts {
@@ -274,6 +310,8 @@ impl From<RestoreReport> for RestoreFacts {
             bytes: report.bytes,
             skipped: report.skipped,
             warnings: report.warnings,
+            damaged: report.damaged.into_iter().map(Into::into).collect(),
+            damaged_more: report.damaged_more,
         }
     }
 }

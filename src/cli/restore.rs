@@ -3,8 +3,8 @@
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
-use super::exit::Outcome;
-use super::facts::Text;
+use super::exit::{Exit, Failure, Outcome};
+use super::facts::{RestoreFacts, Text};
 use super::mounts;
 use super::request::{Answer, Request, mismatch, text_of};
 use super::target::{Need, ask};
@@ -12,7 +12,8 @@ use super::ui::{Ui, count, size};
 
 /// Write a snapshot as plain files, without a mount and without root.
 ///
-/// Owners and device files need root; what could not be restored is told as a warning.
+/// Owners and device files need root; what could not be restored is told as a warning. What is damaged is left out and
+/// listed, everything else is restored, and the exit code is 5.
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -34,6 +35,20 @@ pub(super) struct Args {
     resume: bool,
 }
 
+fn human(facts: &RestoreFacts) -> String {
+    let damaged = facts.damaged.iter().map(|path| format!("damaged: {path}"));
+    let mut lines: Vec<String> = damaged.collect();
+    if facts.damaged_more > 0 {
+        lines.push(format!("and {} more damaged paths", facts.damaged_more));
+    }
+    lines.push(format!(
+        "restored {}, {}",
+        count(facts.entries, "entry", "entries"),
+        size(facts.bytes)
+    ));
+    lines.join("\n")
+}
+
 pub(super) fn run(ui: &Ui, args: &Args) -> Outcome<()> {
     let path = args.path.as_ref();
     let request = Request::Restore {
@@ -47,13 +62,14 @@ pub(super) fn run(ui: &Ui, args: &Args) -> Outcome<()> {
             for warning in &facts.warnings {
                 ui.note(warning);
             }
-            ui.show(&facts, |facts| {
-                format!(
-                    "restored {}, {}",
-                    count(facts.entries, "entry", "entries"),
-                    size(facts.bytes)
-                )
-            })
+            ui.show(&facts, human)?;
+            match facts.damaged.len() as u64 + facts.damaged_more {
+                0 => Ok(()),
+                n => Err(Failure::new(
+                    Exit::Damage,
+                    count(n, "path is damaged", "paths are damaged") + " and not restored",
+                )),
+            }
         }
         other => Err(mismatch(&other)),
     }

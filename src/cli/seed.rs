@@ -31,6 +31,7 @@ pub(super) struct Args {
 struct Facts {
     seed: String,
     content: String,
+    dna: String,
     files: u64,
     dirs: u64,
     bytes: u64,
@@ -53,6 +54,7 @@ pub(super) fn run(ui: &Ui, args: &Args) -> Outcome<()> {
     let facts = Facts {
         seed: found.seed.to_string(),
         content: found.content.to_string(),
+        dna: found.dna(),
         files: found.files,
         dirs: found.dirs,
         bytes: found.bytes,

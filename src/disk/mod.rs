@@ -8,9 +8,9 @@ mod traits;
 
 pub use lock::StoreLock;
 pub use plain::{
-    PlainFacts, PlainFile, PlainId, PlainKind, PlainXattrs, plain_facts, plain_link_target,
-    plain_names, plain_root, plain_xattrs,
+    PlainFacts, PlainFile, PlainId, PlainKind, PlainXattrs, is_within, plain_facts,
+    plain_link_target, plain_names, plain_root, plain_xattrs,
 };
 pub use plain_write::{PlainDir, PlainMeta, PlainNode};
-pub use real::{RealDisk, create_dirs, files_len, owner_of, remove_tree};
+pub use real::{RealDisk, create_dirs, files_len, move_dir, owner_of, remove_tree};
 pub use traits::{Access, Disk, DiskFile, Space};

@@ -98,6 +98,36 @@ pub fn plain_root(path: &Path) -> Result<PlainFacts> {
     facts_of(path, &found)
 }
 
+/// Whether `path`, which need not exist, is the directory `dir` or lies below it, by whatever names.
+///
+/// # Errors
+/// [`Error::Io`] with the path; [`Error::Usage`] for a `..` behind something that does not exist.
+pub fn is_within(path: &Path, dir: &Path) -> Result<bool> {
+    let outer = plain_root(dir)?.id;
+    let mut at = std::path::absolute(path).map_err(|source| named("stat", path, source))?;
+    let real = loop {
+        match fs::canonicalize(&at) {
+            Ok(real) => break real,
+            Err(source) if source.kind() == io::ErrorKind::NotFound => {
+                if at.ends_with("..") {
+                    let text = format!("{} leads through what is not there", path.display());
+                    return Err(Error::Usage(text));
+                }
+                if !at.pop() {
+                    return Err(named("stat", path, source));
+                }
+            }
+            Err(source) => return Err(named("stat", path, source)),
+        }
+    };
+    for above in real.ancestors() {
+        if plain_facts(above)?.id == outer {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn facts_of(path: &Path, found: &Metadata) -> Result<PlainFacts> {
     let kind = found.file_type();
     let kind = if kind.is_file() {

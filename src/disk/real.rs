@@ -223,10 +223,85 @@ pub fn files_len(path: &Path) -> Result<u64> {
     Ok(sum)
 }
 
-/// Creates a directory and those above it; one that exists is left as it is.
+/// Creates a directory and those above it, each durably; one that exists is left as it is.
 ///
 /// # Errors
 /// [`Error::Io`] that names the path.
 pub fn create_dirs(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path).map_err(|e| Error::io(format!("create {}", path.display()), e))
+    let holders = holders_of_new(path);
+    std::fs::create_dir_all(path)
+        .map_err(|e| Error::io(format!("create {}", path.display()), e))?;
+    // A name is durable once the directory that holds it is synced, whatever was synced below it.
+    holders.iter().try_for_each(|holder| sync_dir_at(holder))
+}
+
+/// The directories that get a new name when `path` is created, from the top; the parent of one that is there
+/// already counts too: who made it may not have synced it.
+fn holders_of_new(path: &Path) -> Vec<PathBuf> {
+    let mut holders = Vec::new();
+    for dir in path.ancestors() {
+        let holder = match dir.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) => parent,
+            None => break,
+        };
+        holders.push(holder.to_owned());
+        if dir.is_dir() {
+            break;
+        }
+    }
+    holders.reverse();
+    holders
+}
+
+fn sync_dir_at(dir: &Path) -> Result<()> {
+    match File::open(dir) {
+        // Only its owner can: a directory that we may enter but not read was not made by us.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        opened => opened
+            .and_then(|dir| dir.sync_all())
+            .map_err(|e| Error::io(format!("fsync {}", dir.display()), e)),
+    }
+}
+
+/// Renames a directory to a name that is free, durably; one that does not exist is fine.
+///
+/// # Errors
+/// [`Error::Io`] that names the path.
+pub fn move_dir(from: &Path, to: &Path) -> Result<()> {
+    match std::fs::rename(from, to) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(Error::io(format!("rename {}", from.display()), e)),
+        Ok(()) => {}
+    }
+    to.parent().map_or(Ok(()), sync_dir_at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bug: `init` synced what is in the store but not the directory that holds it: after a crash there was none.
+    #[test]
+    fn every_directory_that_gets_a_name_is_synced_when_a_store_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let names = |path: &str| -> Vec<PathBuf> { holders_of_new(&root.join(path)) };
+        assert_eq!(
+            names("a/b/c"),
+            [
+                root.parent().unwrap().to_owned(),
+                root.to_owned(),
+                root.join("a"),
+                root.join("a/b")
+            ]
+        );
+        create_dirs(&root.join("a/b/c")).unwrap();
+        assert!(root.join("a/b/c").is_dir());
+        assert_eq!(names("a/b/c"), [root.join("a/b")]);
+        assert_eq!(
+            holders_of_new(Path::new("no-such-name-here"))[0],
+            Path::new(".")
+        );
+    }
 }

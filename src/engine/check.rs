@@ -1,9 +1,11 @@
 //! Checks a whole store: every byte of the packs, and every row of the index against the others.
 //!
 //! 1. All packs are scanned. A problem in one is a place; the table of chunks tells what was stored there.
-//! 2. The rows of chunks and packs are compared with the files.
+//! 2. The rows of chunks and packs are compared with the files. Each frame that verifies is compared with the rows of its
+//!    chunks while the packs are scanned, and counted for its pack; a pack that more rows name than were
+//!    found that way has rows that lead nowhere, and only its rows are tried one by one.
 //! 3. The rows of the live tree are compared with each other, inode by inode; this also finds the files
-//!    whose bytes are in damaged places.
+//!    whose bytes are in damaged places, and directories that no path leads to.
 //! 4. Snapshots: their roots must decode; where something is damaged, their trees are searched for it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -13,13 +15,16 @@ use parking_lot::Mutex;
 use rayon::prelude::*;
 
 use super::Engine;
+use super::check_roots::{Rooted, Top};
 use super::facts::path_in;
 use super::findings::Findings;
 use super::names::first_slot;
 use super::snap::{self, Tree};
 use super::types::{CheckReport, Progress};
-use crate::base::{ByteLen, ChunkId, FileOff, Ino, PackId, Result, Slot};
+use crate::base::limits::CHECK_DAMAGED_MAX;
+use crate::base::{ByteLen, ChunkId, FileOff, Ino, PackId, PackOff, Result, Slot};
 use crate::chunk::{PackInfo, Scanned};
+use crate::format::frame::FrameChunk;
 use crate::format::keys;
 use crate::format::rows::{
     ChunkRow, DirentRow, ExtentRow, FLAG_HAS_XATTRS, InodeRow, Kind, PackRow, SnapDirRow,
@@ -31,8 +36,8 @@ use crate::meta::{Rows, View, for_each_row};
 /// Frames after which progress is told.
 const REPORT_FRAMES: u64 = 256;
 
-/// A place in the packs that cannot be read.
-type Place = (PackId, u64);
+/// A place in the packs that cannot be read; with a chunk only that one cannot, because its row is wrong.
+type Place = (PackId, u64, Option<ChunkId>);
 
 /// What is wrong with the packs.
 #[derive(Default)]
@@ -43,6 +48,24 @@ struct Damage {
     sound: HashMap<PackId, HashSet<u64>>,
     /// Chunks and nodes that are stored at damaged places.
     chunks: HashMap<ChunkId, Place>,
+    /// Rows that a frame's directory confirms, for each pack.
+    confirmed: HashMap<PackId, u64>,
+}
+
+impl Damage {
+    /// Notes what is wrong at a place. Beyond the bound it is only reported, without the paths that suffer from it.
+    fn note(&mut self, place: Place, detail: &str) {
+        if self.places.len() < CHECK_DAMAGED_MAX {
+            self.places.insert(place, detail.to_owned());
+        }
+    }
+
+    /// Notes that a chunk cannot be read; bounded as the places are.
+    fn lose(&mut self, id: ChunkId, place: Place) {
+        if self.chunks.len() < CHECK_DAMAGED_MAX {
+            self.chunks.insert(id, place);
+        }
+    }
 }
 
 struct Check<'a> {
@@ -135,19 +158,20 @@ impl Check<'_> {
         {
             self.found.error(&error, None);
             let mut damage = damage.lock();
-            damage.places.insert((id, 0), error.to_string());
+            damage.places.insert((id, 0, None), error.to_string());
             damage.sound.insert(id, HashSet::new());
             return Ok(());
         }
         let mut sound = HashSet::new();
         let mut problems = Vec::new();
-        let mut read = 0_u64;
-        let vouched = row.map(|row| row.len);
-        let report = self.engine.store.scan_pack(id, vouched, &mut |scanned| {
+        let (mut read, mut confirmed) = (0_u64, 0_u64);
+        let store = &self.engine.store;
+        let report = store.scan_pack(id, row.copied(), &mut |scanned| {
             let off = match scanned {
-                Scanned::Frame { off, .. } => {
+                Scanned::Frame { off, len, chunks } => {
                     sound.insert(off.raw());
                     self.found.frames.fetch_add(1, Ordering::Relaxed);
+                    confirmed += self.confirmed((id, off, len), &chunks, damage)?;
                     off
                 }
                 Scanned::Record { off, .. } => {
@@ -171,15 +195,65 @@ impl Check<'_> {
         let rest = report.bytes.saturating_sub(read);
         self.found.bytes.fetch_add(rest, Ordering::Relaxed);
         self.found.report();
+        let mut damage = damage.lock();
+        damage.confirmed.insert(id, confirmed);
         if !problems.is_empty() {
-            let mut damage = damage.lock();
             for (off, detail) in problems {
                 self.found.at(id, off, detail.clone(), None);
-                damage.places.insert((id, off), detail);
+                damage.places.insert((id, off, None), detail);
             }
             damage.sound.insert(id, sound);
         }
         Ok(())
+    }
+
+    /// How many chunks of a frame have a row that says where they are in it.
+    fn confirmed(
+        &self,
+        (pack, frame, frame_len): (PackId, PackOff, u32),
+        chunks: &[FrameChunk],
+        damage: &Mutex<Damage>,
+    ) -> Result<u64> {
+        let (mut count, mut raw_off) = (0, 0_u32);
+        for (idx, chunk) in chunks.iter().enumerate() {
+            let expected = ChunkRow {
+                pack,
+                frame,
+                frame_len,
+                idx: u16::try_from(idx).unwrap_or(u16::MAX),
+                raw_off,
+                len: chunk.len,
+            };
+            raw_off = raw_off.saturating_add(chunk.len);
+            let row = self.view.get(Table::Chunk, &keys::chunk(&chunk.id))?;
+            match row.and_then(|row| ChunkRow::decode(&row).ok()) {
+                Some(row) if row == expected => count += 1,
+                Some(row) if (row.pack, row.frame) == (pack, frame) => {
+                    let detail = format!("the row of chunk {} does not fit its frame", chunk.id);
+                    let place = (pack, frame.raw(), Some(chunk.id));
+                    damage.lock().note(place, &detail);
+                    self.found.at(pack, frame.raw(), detail, None);
+                }
+                // The row may name another copy of the chunk.
+                _ => {}
+            }
+        }
+        Ok(count)
+    }
+
+    /// The packs that more rows name than frames confirm: some of them lead to no chunk.
+    fn misled(&self) -> Result<HashSet<PackId>> {
+        let mut named: HashMap<PackId, u64> = HashMap::new();
+        let view = self.view;
+        for_each_row(view, Table::Chunk, &[], &[0xff; 33], &mut |_, value| {
+            if let Ok(row) = ChunkRow::decode(value) {
+                *named.entry(row.pack).or_default() += 1;
+            }
+            Ok(true)
+        })?;
+        let confirmed = |id: &PackId| self.damage.confirmed.get(id).copied().unwrap_or(0);
+        named.retain(|id, count| *count != confirmed(id));
+        Ok(named.into_keys().collect())
     }
 
     /// Says that a path suffers from a damaged place.
@@ -191,7 +265,8 @@ impl Check<'_> {
 
     /// All rows of chunks; notes those that are at damaged places.
     fn chunks(&mut self) -> Result<()> {
-        let mut lost: Vec<(ChunkId, ChunkRow)> = Vec::new();
+        let misled = self.misled()?;
+        let mut damage = std::mem::take(&mut self.damage);
         let view = self.view;
         for_each_row(view, Table::Chunk, &[], &[0xff; 33], &mut |key, value| {
             let id = keys::parse_chunk(key)?;
@@ -208,26 +283,34 @@ impl Check<'_> {
                 let detail = format!("chunk {id} is not within its pack");
                 self.found.at(row.pack, row.frame.raw(), detail, None);
             }
-            if let Some(sound) = self.damage.sound.get(&row.pack)
-                && !sound.contains(&row.frame.raw())
-            {
-                lost.push((id, row));
+            if misled.contains(&row.pack) {
+                self.try_chunk(&id, &row, &mut damage);
             }
             Ok(true)
         })?;
-        for (id, row) in lost {
-            let place = (row.pack, row.frame.raw());
-            if self.damage.places.contains_key(&place) {
-                self.damage.chunks.insert(id, place);
-            } else if let Err(error) = self.engine.store.get(&id) {
-                // A scan stops where it cannot tell how long something is: what follows is tried one by one.
-                let detail = error.to_string();
-                self.found.at(place.0, place.1, detail.clone(), None);
-                self.damage.places.insert(place, detail);
-                self.damage.chunks.insert(id, place);
+        self.damage = damage;
+        Ok(())
+    }
+
+    /// Tries a chunk of a pack in which something is wrong.
+    fn try_chunk(&self, id: &ChunkId, row: &ChunkRow, damage: &mut Damage) {
+        let (pack, frame) = (row.pack, row.frame.raw());
+        let own = (pack, frame, Some(*id));
+        for place in [(pack, frame, None), own] {
+            if damage.places.contains_key(&place) {
+                return damage.lose(*id, place);
             }
         }
-        Ok(())
+        if let Err(error) = self.engine.store.get_at(id, row) {
+            // A sound frame that the row names by mistake has other chunks that can be read.
+            let sound = damage.sound.get(&pack);
+            let damaged = sound.is_some_and(|sound| !sound.contains(&frame));
+            let place = if damaged { (pack, frame, None) } else { own };
+            let detail = error.to_string();
+            damage.note(place, &detail);
+            damage.lose(*id, place);
+            self.found.at(pack, frame, detail, None);
+        }
     }
 
     fn pack_len(&self, id: PackId) -> Option<ByteLen> {
@@ -257,6 +340,7 @@ impl Check<'_> {
             .get(Table::Counter, &keys::counter(keys::COUNTER_NEXT_INO))?
             .map_or(Ok(0), |value| decode_counter(&value))?;
         let mut root = false;
+        let mut rooted = Rooted::default();
         for_each_row(
             self.view,
             Table::Inode,
@@ -274,7 +358,10 @@ impl Check<'_> {
                         self.links(ino, &row)?;
                         self.xattrs(ino, &row)?;
                         match row.attrs.kind {
-                            Kind::Dir => self.entries(ino, &row)?,
+                            Kind::Dir => {
+                                self.entries(ino, &row)?;
+                                self.top(ino, &row, &mut rooted)?;
+                            }
                             Kind::File => self.extents(ino, &row)?,
                             _ => {}
                         }
@@ -288,6 +375,25 @@ impl Check<'_> {
             self.found.of("there is no root directory", None);
         }
         self.found.report();
+        Ok(())
+    }
+
+    /// Whether a path from the root leads to a directory.
+    fn top(&self, dir: Ino, row: &InodeRow, rooted: &mut Rooted) -> Result<()> {
+        // A deleted one that is still open is in no directory.
+        if row.nlink == 0 {
+            return Ok(());
+        }
+        let parent = |dir| {
+            let row = self.inode(dir)?;
+            Ok(row
+                .filter(|row| row.attrs.kind == Kind::Dir)
+                .map(|row| row.parent))
+        };
+        if rooted.top(dir, &parent)? == Top::Loop {
+            let detail = "a loop of directories that no path from the root leads to";
+            self.found.of(detail, Some(format!("inode {dir}")));
+        }
         Ok(())
     }
 

@@ -17,7 +17,8 @@ use super::extents::ExtentEdits;
 use super::inode::Inode;
 use super::layer::{Layer, Piece};
 use crate::base::limits::{
-    CHUNK_LEN_MAX, COMMIT_INTERVAL_MS, DIRTY_WAIT_LEN, INLINE_COMMIT_LEN_MAX, PENDING_META_WAIT_LEN,
+    CHUNK_LEN_MAX, COMMIT_INTERVAL_MS, DIRTY_WAIT_LEN, FOLD_PASS_REGIONS, INLINE_COMMIT_LEN_MAX,
+    PENDING_META_WAIT_LEN,
 };
 use crate::base::{Error, FileOff, Ino, Result};
 use crate::chunk::{Batch, Committed, Durable, PutKind, cut};
@@ -90,9 +91,9 @@ impl Failure {
 
 /// What one commit takes to the log.
 #[derive(Clone, Debug)]
-struct Frozen {
+pub(super) struct Frozen {
     epoch: u64,
-    files: Vec<(Arc<Inode>, Arc<Layer>)>,
+    pub(super) files: Vec<(Arc<Inode>, Arc<Layer>)>,
     data_len: u64,
     next_ino: u64,
 }
@@ -241,7 +242,8 @@ impl Engine {
             if gate.stop {
                 return;
             }
-            if !self.gate.kicked.load(Ordering::Acquire) {
+            let idle = !self.gate.kicked.load(Ordering::Acquire);
+            if idle {
                 self.gate
                     .timer
                     .wait_for(&mut gate, Duration::from_millis(COMMIT_INTERVAL_MS));
@@ -254,6 +256,9 @@ impl Engine {
             if self.halted.lock().is_none() {
                 // The failure is logged and kept for the next fsync; the changes stay in memory.
                 let _ = self.commit();
+                if idle && let Err(error) = self.fold(FOLD_PASS_REGIONS) {
+                    log::warn!("small writes stay apart: {error}");
+                }
             }
         }
     }
@@ -342,6 +347,7 @@ impl Engine {
                 .fetch_sub(layer.memory_len(), Ordering::Relaxed);
         }
         self.live.drop_frozen();
+        self.note_small_pieces(frozen);
         Ok(())
     }
 

@@ -146,11 +146,19 @@ impl ExtentEdits {
     /// Removes everything from `off` on: one range deletion however long the file is.
     pub(crate) fn truncate(&mut self, rows: &(impl Rows + ?Sized), off: u64) -> Result<()> {
         let mut removed = 0u64;
-        let end = u64::MAX >> 1;
-        for (at, extent) in self.overlapping(rows, off..end)? {
-            removed += (at + u64::from(extent.len)) - at.max(off);
-            if at < off {
-                self.set(at, Some(keep_front(extent, off - at)));
+        let mut from = off;
+        // One segment at a time: an extent never crosses the end of one.
+        loop {
+            let end = (from / SEGMENT_LEN + 1).saturating_mul(SEGMENT_LEN);
+            for (at, extent) in self.overlapping(rows, from..end)? {
+                removed += (at + u64::from(extent.len)) - at.max(off);
+                if at < off {
+                    self.set(at, Some(keep_front(extent, off - at)));
+                }
+            }
+            match self.next_from(rows, end)? {
+                Some(next) => from = next,
+                None => break,
             }
         }
         self.mapped_delta -= delta(removed)?;
@@ -169,6 +177,30 @@ impl ExtentEdits {
             Some(extent) => Op::Put(Table::Extent, key(*off), extent.encode()),
             None => Op::Del(Table::Extent, key(*off)),
         }));
+    }
+
+    /// Where the first extent at or after `off` may begin.
+    fn next_from(&self, rows: &(impl Rows + ?Sized), off: u64) -> Result<Option<u64>> {
+        let end = self.cut.unwrap_or(u64::MAX >> 1);
+        let key = |off: u64| keys::extent(self.ino, FileOff::from_raw(off));
+        let stored = if off < end {
+            let page = rows.scan(Table::Extent, &key(off), &key(end), 1)?;
+            page.first()
+                .map(|(key, _)| keys::parse_extent(key))
+                .transpose()?
+                .map(|(_, off)| off.raw())
+        } else {
+            None
+        };
+        let edited = self
+            .changes
+            .range(off..)
+            .find(|(_, extent)| extent.is_some());
+        let edited = edited.map(|(off, _)| *off);
+        Ok(match (stored, edited) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (one, other) => one.or(other),
+        })
     }
 
     fn set(&mut self, off: u64, extent: Option<ExtentRow>) {

@@ -15,10 +15,14 @@ use crate::meta::{Rows, for_each_row};
 pub(crate) fn path_in(rows: &impl Rows, ino: Ino) -> Option<String> {
     let mut parts = Vec::new();
     let mut at = ino;
+    // Damaged rows may hold a loop: after its length at most, it meets the place marked at the last power of two.
+    let mut mark = None;
     while at != Ino::ROOT {
-        // Damaged rows may hold a loop.
-        if parts.len() >= PATH_DEPTH_MAX {
+        if parts.len() >= PATH_DEPTH_MAX || mark == Some(at) {
             return None;
+        }
+        if parts.len().is_power_of_two() {
+            mark = Some(at);
         }
         let (from, to) = keys::ino_range(at);
         let (key, _) = rows.scan(Table::Link, &from, &to, 1).ok()?.pop()?;

@@ -3,11 +3,14 @@
 mod acl;
 mod change;
 mod check;
+mod check_roots;
 mod commit;
 mod extents;
 mod facts;
 mod findings;
+mod fold;
 mod handles;
+mod index;
 mod inode;
 mod layer;
 mod names;
@@ -25,7 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 pub use open::{AtimePolicy, Config, InitOptions, Place};
-pub use snap::{RestoreOptions, RestoreReport};
+pub use snap::{DamagedPath, RestoreOptions, RestoreReport};
 pub use types::{
     Allocate, Caller, Change, CheckReport, DiffItem, DirItem, FileFacts, FileKind, Handle, NewNode,
     OpenHow, Problem, Progress, RenameHow, Seek, SetAttr, SetTime, SnapshotInfo, Stat, StatFs,
@@ -43,6 +46,7 @@ use crate::meta::{Index, Overlays, Rows};
 pub use plain_seed::{PlainSeed, PlainSeedOptions, PlainSeedProgress, seed_of_dir};
 
 use commit::CommitGate;
+use fold::FoldQueue;
 use handles::Handles;
 use inode::{Inode, InodeCache};
 use snap::{NodeCache, Virtual};
@@ -72,6 +76,10 @@ pub struct Engine {
     /// Whether any directory has, or had, two names with one hash.
     collisions: AtomicBool,
     gate: CommitGate,
+    /// Where small pieces were stored. A leaf.
+    folds: Mutex<FoldQueue>,
+    /// The thread that commits every few seconds; ended by close.
+    timer: Mutex<Option<std::thread::JoinHandle<()>>>,
     /// Held by each rename, so that two of them cannot make a loop of directories.
     renames: Mutex<()>,
     /// Inodes without names that the kernel may still use.

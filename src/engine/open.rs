@@ -1,4 +1,4 @@
-//! Making, opening and closing stores; rebuilding the index.
+//! Making, opening and closing stores.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -10,24 +10,19 @@ use parking_lot::{Mutex, RwLock};
 use super::Engine;
 use super::commit::CommitGate;
 use super::handles::Handles;
+use super::index;
 use super::inode::InodeCache;
 use super::snap::{NodeCache, Virtual};
 use crate::base::limits::{
     MEMORY_DEFAULT, MEMORY_MIN, PACK_CAPACITY_DEFAULT, PACK_CAPACITY_MAX, PACK_CAPACITY_MIN,
 };
-use crate::base::{ByteLen, ChunkId, Env, Error, Ino, Result, StoreId};
-use crate::chunk::{
-    ChunkLookup, ChunkStore, LogTail, Replay, StoreConfig, Watermark, load_superblock, replay,
-    settle_log,
-};
-use crate::disk::{Disk, RealDisk, StoreLock, create_dirs, owner_of, remove_tree};
+use crate::base::{ByteLen, ChunkId, Env, Error, Ino, PackId, Result, StoreId};
+use crate::chunk::{ChunkLookup, ChunkStore, StoreConfig, load_superblock, settle_log};
+use crate::disk::{Disk, RealDisk, StoreLock, create_dirs, owner_of};
 use crate::format::keys;
-use crate::format::rows::{Attrs, ChunkRow, InodeRow, Kind, Op, PackRow, Table, decode_counter};
+use crate::format::rows::{Attrs, ChunkRow, InodeRow, Kind, PackRow, Table, decode_counter};
 use crate::format::superblock::Superblock;
-use crate::meta::{Index, IndexConfig, MemoryTables, Overlays, Rows, for_each_row};
-
-/// Name of the directory of the index within a store.
-const INDEX: &str = "index";
+use crate::meta::{Index, MemoryTables, Overlays, Rows, for_each_row};
 
 /// Choices that are made once, when a store is made.
 #[derive(Clone, Copy, Debug)]
@@ -122,21 +117,6 @@ impl Place {
             index: None,
         }
     }
-
-    fn open_index(&self, config: &Config) -> Result<Index> {
-        match &self.index {
-            Some(tables) => Index::in_memory(tables.clone()),
-            None => Index::open(&self.dir.join(INDEX), &index_config(config)),
-        }
-    }
-
-    fn remove_index(&self) -> Result<()> {
-        match &self.index {
-            Some(tables) => tables.clear(),
-            None => remove_tree(&self.dir.join(INDEX))?,
-        }
-        Ok(())
-    }
 }
 
 impl std::fmt::Debug for Place {
@@ -153,6 +133,13 @@ impl ChunkLookup for Lookup {
         self.0
             .get(Table::Chunk, &keys::chunk(id))?
             .map(|row| ChunkRow::decode(&row))
+            .transpose()
+    }
+
+    fn pack(&self, id: PackId) -> Result<Option<PackRow>> {
+        self.0
+            .get(Table::Pack, &keys::pack(id))?
+            .map(|row| PackRow::decode(&row))
             .transpose()
     }
 }
@@ -205,9 +192,10 @@ impl Engine {
         if !engine.config.read_only {
             let timer = Arc::clone(&engine);
             let thread = std::thread::Builder::new().name("mmhfs-commit".into());
-            thread
+            let thread = thread
                 .spawn(move || timer.commit_timer())
                 .map_err(|e| Error::io("start the commit thread", e))?;
+            *engine.timer.lock() = Some(thread);
         }
         Ok(engine)
     }
@@ -240,7 +228,7 @@ impl Engine {
         if !config.read_only {
             settle_log(disk.as_ref(), &superblock)?;
         }
-        let (index, tail) = open_index(place, &superblock, &config)?;
+        let (index, tail) = index::open(place, &superblock, &config)?;
         let index = Arc::new(index);
         let store_config = StoreConfig {
             level: config.level,
@@ -282,6 +270,8 @@ impl Engine {
             next_ino: AtomicU64::new(next_ino),
             collisions: AtomicBool::new(collisions),
             gate: CommitGate::default(),
+            folds: Mutex::default(),
+            timer: Mutex::new(None),
             renames: Mutex::new(()),
             orphans: Mutex::new(HashSet::new()),
             snapshots: Mutex::new(()),
@@ -345,13 +335,12 @@ impl Engine {
     }
 
     fn drop_stale_hard_links(&self) -> Result<()> {
-        let mut stale = Vec::new();
-        for_each_row(
-            &self.live,
-            Table::HardLink,
-            &[],
-            &[0xff; 9],
-            &mut |key, value| {
+        const PAGE: usize = 1024;
+        let mut at = Vec::new();
+        loop {
+            let page = self.live.scan(Table::HardLink, &at, &[0xff; 9], PAGE)?;
+            let mut stale = Vec::new();
+            for (key, value) in &page {
                 let ino = keys::parse_inode(key)?;
                 let row = self.live.get(Table::Inode, &keys::inode(ino))?;
                 let links = row
@@ -361,15 +350,21 @@ impl Engine {
                 if links < 2 && decode_counter(value)? == 0 {
                     stale.push(ino);
                 }
-                Ok(true)
-            },
-        )?;
-        let mut change = self.change();
-        for ino in stale {
-            change.del_hard_link(ino);
+            }
+            let mut change = self.change();
+            for ino in stale {
+                change.del_hard_link(ino);
+            }
+            change.apply();
+            self.settle_step()?;
+            match page.last() {
+                Some((key, _)) if page.len() == PAGE => {
+                    at.clone_from(key);
+                    at.push(0);
+                }
+                _ => return Ok(()),
+            }
         }
-        change.apply();
-        Ok(())
     }
 
     /// Commits everything, seals the packs and flushes the index. Later calls fail.
@@ -384,6 +379,12 @@ impl Engine {
             return Ok(());
         }
         self.gate.stop();
+        // It holds a reference of its own: whoever drops theirs after this call has closed the index.
+        if let Some(timer) = self.timer.lock().take()
+            && timer.join().is_err()
+        {
+            log::error!("the commit thread has panicked");
+        }
         if self.config.read_only {
             return Ok(());
         }
@@ -431,97 +432,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Deletes the index of a store that is not open and makes it anew from the log.
+    /// Makes the index of a store that is not open anew from the log.
     ///
-    /// Returns the number of commits that were replayed.
+    /// The old one goes only when the new one is complete. Returns the number of commits that were replayed.
     ///
     /// # Errors
-    /// Those of [`Engine::open`].
+    /// Those of [`Engine::open`]; the old index is still there then. [`Error::LogDamaged`] also if the log ends before a
+    /// commit that the old index has: without the index rot in its last commit would pass for a torn tail.
     pub fn rebuild_index(dir: &Path, config: &Config) -> Result<u64> {
-        let disk = RealDisk::new(dir);
-        load_superblock(&disk)?;
-        let _lock = StoreLock::take(dir)?;
-        let superblock = load_superblock(&disk)?;
-        remove_tree(&dir.join(INDEX))?;
-        let index = Index::open(&dir.join(INDEX), &index_config(config))?;
-        let mut commits = 0;
-        replay_into(&index, &disk, &superblock, None, &mut commits)?;
-        index.flush()?;
-        Ok(commits)
-    }
-}
-
-fn index_config(config: &Config) -> IndexConfig {
-    let part = |n: u64| usize::try_from(config.memory / n).unwrap_or(usize::MAX);
-    IndexConfig {
-        cache_len: part(8),
-        write_buffer_len: part(12),
-        open_files_max: 256,
-    }
-}
-
-/// Opens the index and brings it up to the end of the log; one that does not fit is made anew.
-fn open_index(place: &Place, superblock: &Superblock, config: &Config) -> Result<(Index, LogTail)> {
-    let (dir, disk) = (&place.dir, place.disk.as_ref());
-    match place.open_index(config) {
-        Ok(index) => {
-            let mark = index
-                .watermark()?
-                .map(|mark| Watermark::decode(&mark))
-                .transpose();
-            match mark {
-                Ok(mark) => {
-                    let mut commits = 0;
-                    if let Some(tail) = replay_into(&index, disk, superblock, mark, &mut commits)? {
-                        return Ok((index, tail));
-                    }
-                    log::warn!(
-                        "the index of {} does not fit its log; it is made anew",
-                        dir.display()
-                    );
-                }
-                Err(error) => log::warn!(
-                    "the index of {} is unreadable ({error}); it is made anew",
-                    dir.display()
-                ),
-            }
-            drop(index);
-        }
-        Err(error) => log::warn!(
-            "the index of {} cannot be opened ({error}); it is made anew",
-            dir.display()
-        ),
-    }
-    rebuilt(place, superblock, config)
-}
-
-fn rebuilt(place: &Place, superblock: &Superblock, config: &Config) -> Result<(Index, LogTail)> {
-    place.remove_index()?;
-    let index = place.open_index(config)?;
-    let mut commits = 0;
-    match replay_into(&index, place.disk.as_ref(), superblock, None, &mut commits)? {
-        Some(tail) => Ok((index, tail)),
-        None => Err(Error::Internal(
-            "a replay from the start did not fit the log",
-        )),
-    }
-}
-
-/// Applies what follows `from` in the log; `None` if `from` is not a place in it.
-fn replay_into(
-    index: &Index,
-    disk: &dyn Disk,
-    superblock: &Superblock,
-    from: Option<Watermark>,
-    commits: &mut u64,
-) -> Result<Option<LogTail>> {
-    let mut each = |ops: Vec<Op>, mark: Watermark| {
-        *commits += 1;
-        index.apply(&ops, &mark.encode())
-    };
-    match replay(disk, superblock, from, &mut each)? {
-        Replay::Done(tail) => Ok(Some(tail)),
-        Replay::Foreign => Ok(None),
+        index::rebuild(dir, config)
     }
 }
 

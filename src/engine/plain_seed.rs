@@ -29,8 +29,8 @@ use crate::disk::{
 use crate::hash::{
     ContentSeed, DirEntry, EntryKind, FileHasher, LinkGroups, NodeAttrs, RootRecord, Seed,
     TwoDigests, dir_content, dir_full, file_content, groups_digest, is_counted_xattr,
-    join_subtrees, link_groups, node_full, root_dir_full, special_content, subtree_digest,
-    symlink_content, trie_root, zero_subtree,
+    join_subtrees, link_groups, node_full, root_dir_full, short_letters, special_content,
+    subtree_digest, symlink_content, trie_root, zero_subtree,
 };
 
 /// The top-level name that is never part of a tree: a mount shows its control directory there.
@@ -58,6 +58,14 @@ pub struct PlainSeed {
     pub dirs: u64,
     /// Bytes of regular files, holes included, hard links once.
     pub bytes: u64,
+}
+
+impl PlainSeed {
+    /// The short form of the seed: 128 bits of it, in letters.
+    #[must_use]
+    pub fn dna(&self) -> String {
+        short_letters(&self.seed.short())
+    }
 }
 
 /// How far a seed is; the totals are known once hashing has begun.

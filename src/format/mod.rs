@@ -12,6 +12,7 @@ pub mod node;
 pub mod pack;
 pub mod record;
 pub mod rows;
+pub mod split;
 pub mod superblock;
 
 /// A hash of 32 bytes as checksums have it.

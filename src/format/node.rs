@@ -3,6 +3,7 @@
 use super::cursor::{Reader, Writer};
 use super::keys::xattr_name_is_valid;
 use super::rows::{Attrs, ExtentRow, Kind, name_is_valid, target_is_valid};
+use super::split::KIND_SPLIT;
 use crate::base::limits::{
     DIR_LEAF_ENTRIES_MAX, INLINE_EXTENTS_FILE_LEN_MAX, INLINE_EXTENTS_MAX, SEGMENT_LEN,
     SUBTREE_LEN, XATTR_VALUE_LEN_MAX,
@@ -199,6 +200,7 @@ impl Node {
             }),
             KIND_FILE => Self::File(FileNode::read(&mut r)?),
             KIND_SEGMENT => Self::Segment(SegmentNode::read(&mut r)?),
+            KIND_SPLIT => return Err(r.error("a split node within a node")),
             _ => return Err(r.error("unknown kind of node")),
         };
         r.finish()?;

@@ -635,6 +635,16 @@ pub struct PackRow {
 }
 
 impl PackRow {
+    /// The row of a LOG pack without a footer of which `len` bytes count.
+    #[must_use]
+    pub const fn log(len: ByteLen) -> Self {
+        Self {
+            kind: PackKind::Log,
+            len,
+            sealed: None,
+        }
+    }
+
     /// The canonical encoding (docs/format.md, "Rows").
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {

@@ -11,8 +11,10 @@ pub const SUPERBLOCK_MAGIC: [u8; 8] = *b"\x89mmhfs\r\n";
 pub const SUPERBLOCK_LEN: usize = 4096;
 /// The format version that this program writes, and the newest that it understands wholly.
 pub const FORMAT_VERSION: u32 = 1;
+/// Incompatible feature: snapshots may have nodes of kind split.
+pub const FEATURE_SPLIT_NODES: u64 = 1 << 0;
 /// Incompatible features that this program knows.
-pub const FEATURES_INCOMPATIBLE_KNOWN: u64 = 0;
+pub const FEATURES_INCOMPATIBLE_KNOWN: u64 = FEATURE_SPLIT_NODES;
 /// Read-only compatible features that this program knows.
 pub const FEATURES_READ_ONLY_KNOWN: u64 = 0;
 /// Most chunk-size classes.
@@ -44,8 +46,8 @@ pub struct Superblock {
     pub chunker: Chunker,
     /// Bytes that a pack will not grow beyond.
     pub pack_capacity: ByteLen,
-    /// The highest pack number that was ever given out; written before the pack is created, so that a
-    /// missing last pack is noticed.
+    /// The highest number of a pack that a commit may use: written once the pack's header and name are durable and
+    /// before its first commit. A number up to it without a file is a missing pack, a pack above it holds no commit.
     pub pack_high_water: PackId,
 }
 

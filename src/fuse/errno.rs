@@ -50,7 +50,7 @@ pub fn errno(error: &Error) -> Errno {
         // Not EROFS: changes that were accepted earlier may be lost, which "read-only" would hide,
         // and an fsync that fails with EROFS is taken by some programs as "nothing to sync".
         Error::Halted(_) => Errno::EIO,
-        Error::Index { .. } | Error::Internal(_) => Errno::EIO,
+        Error::Index { .. } | Error::IndexDamaged { .. } | Error::Internal(_) => Errno::EIO,
         Error::Io { source, .. } => backing(source),
         Error::InFile { source, .. } => errno(source),
 

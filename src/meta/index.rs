@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType,
-    DBRawIterator, FlushOptions, LruCacheOptions, Options, ReadOptions, SliceTransform, WriteBatch,
-    WriteOptions,
+    DBRawIterator, ErrorKind, FlushOptions, LruCacheOptions, Options, ReadOptions, SliceTransform,
+    WriteBatch, WriteOptions,
 };
 
 use super::memory::{Contents, Edit, MemoryTables};
@@ -66,11 +66,59 @@ fn fail(op: &'static str) -> impl Fn(rocksdb::Error) -> Error {
     }
 }
 
+/// What the operating system says when the index is not to blame: RocksDB passes on the words of strerror(3),
+/// also within what it calls a corruption.
+const NOT_THE_INDEX: [&str; 14] = [
+    "lock hold by current process",
+    "Resource temporarily unavailable",
+    "No locks available",
+    "Permission denied",
+    "Operation not permitted",
+    "Read-only file system",
+    "No space left on device",
+    "Disk quota exceeded",
+    "Input/output error",
+    "Too many open files",
+    "Cannot allocate memory",
+    "Stale file handle",
+    "Structure needs cleaning",
+    "Connection timed out",
+];
+
+/// Tells an index that has to be made anew from one that cannot be opened just now.
+fn unusable(op: &'static str) -> impl Fn(rocksdb::Error) -> Error {
+    move |error| {
+        let kind = error.kind();
+        let detail = error.into_string();
+        if blames_index(&kind, &detail) {
+            Error::IndexDamaged { op, detail }
+        } else {
+            Error::Index { op, detail }
+        }
+    }
+}
+
+fn blames_index(kind: &ErrorKind, detail: &str) -> bool {
+    let outside = NOT_THE_INDEX.iter().any(|words| detail.contains(words));
+    let damaged = match kind {
+        ErrorKind::Corruption
+        | ErrorKind::NotFound
+        | ErrorKind::NotSupported
+        | ErrorKind::InvalidArgument => true,
+        // One of its files is gone.
+        ErrorKind::IOError => detail.contains("No such file or directory"),
+        _ => false,
+    };
+    damaged && !outside
+}
+
 impl Index {
     /// Opens the index at `path`, creating an empty one if there is none.
     ///
     /// # Errors
-    /// [`Error::Index`] if RocksDB cannot open it; the caller then deletes and rebuilds it.
+    /// [`Error::IndexDamaged`] if it is damaged, incomplete or not one that this program makes: a new one must be made.
+    /// [`Error::Index`] if it may well be good but cannot be opened: it is in use, a permission is missing, the
+    /// disk fails or is full.
     pub fn open(path: &Path, config: &IndexConfig) -> Result<Self> {
         let mut options = Options::default();
         options.create_if_missing(true);
@@ -91,7 +139,7 @@ impl Index {
         let families = Table::ALL
             .iter()
             .map(|t| ColumnFamilyDescriptor::new(t.name(), table_options(*t, &cache, config)));
-        let db = DB::open_cf_descriptors(&options, path, families).map_err(fail("open"))?;
+        let db = DB::open_cf_descriptors(&options, path, families).map_err(unusable("open"))?;
         Self::over(Tables::Rocks(db))
     }
 
@@ -109,10 +157,14 @@ impl Index {
             generation: Mutex::new(0),
             behind: AtomicBool::new(false),
         };
-        let generation = index
-            .get(Table::Counter, &keys::counter(keys::COUNTER_GENERATION))?
-            .and_then(|v| read_u64(&v))
-            .unwrap_or(0);
+        let key = keys::counter(keys::COUNTER_GENERATION);
+        let generation = match &index.db {
+            Tables::Rocks(db) => db
+                .get_cf(index.cf(Table::Counter)?, &key)
+                .map_err(unusable("get generation"))?,
+            Tables::Memory(tables) => tables.contents().get(Table::Counter, &key),
+        };
+        let generation = generation.and_then(|v| read_u64(&v)).unwrap_or(0);
         *index.generation.lock() = generation;
         Ok(index)
     }
@@ -120,10 +172,10 @@ impl Index {
     /// The watermark as `apply` was last given it; `None` in a new index.
     ///
     /// # Errors
-    /// [`Error::Index`] if RocksDB fails.
+    /// As [`Index::open`].
     pub fn watermark(&self) -> Result<Option<Vec<u8>>> {
         match &self.db {
-            Tables::Rocks(db) => db.get(WATERMARK).map_err(fail("get watermark")),
+            Tables::Rocks(db) => db.get(WATERMARK).map_err(unusable("get watermark")),
             Tables::Memory(tables) => Ok(tables.contents().watermark()),
         }
     }
@@ -544,6 +596,56 @@ impl std::fmt::Debug for View<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Bug: whatever kept the index from being opened, it was deleted and made anew.
+    #[test]
+    fn only_damage_and_missing_files_blame_the_index() {
+        for (kind, detail, blamed) in [
+            (
+                ErrorKind::Corruption,
+                "Corruption: CURRENT file corrupted",
+                true,
+            ),
+            (
+                ErrorKind::IOError,
+                "IO error: No such file or directory: While open a file for random read: index/000012.sst",
+                true,
+            ),
+            (
+                ErrorKind::InvalidArgument,
+                "Invalid argument: Column families not opened: later",
+                true,
+            ),
+            (
+                ErrorKind::IOError,
+                "IO error: lock hold by current process, acquire time 1: index/LOCK: No locks available",
+                false,
+            ),
+            (
+                ErrorKind::IOError,
+                "IO error: While lock file: index/LOCK: Resource temporarily unavailable",
+                false,
+            ),
+            (
+                ErrorKind::Corruption,
+                "Corruption: Can't access /000012.sst: IO error: While open: index/000012.sst: Permission denied",
+                false,
+            ),
+            (
+                ErrorKind::IOError,
+                "IO error: No space left on device: While appending to file: index/MANIFEST-000001",
+                false,
+            ),
+            (
+                ErrorKind::IOError,
+                "IO error: While pread offset 0 len 53: index/000012.sst: Input/output error",
+                false,
+            ),
+            (ErrorKind::Aborted, "Operation aborted", false),
+        ] {
+            assert_eq!(blames_index(&kind, detail), blamed, "{detail}");
+        }
+    }
 
     /// Bug: after a commit that was in the log but could not be applied, the next one was, with a watermark
     /// beyond the missing one: no replay ever brought its rows.

@@ -40,6 +40,11 @@ impl MemoryTables {
         *self.0.write() = Arc::default();
     }
 
+    /// Makes these tables hold what others hold now.
+    pub fn become_copy_of(&self, other: &Self) {
+        *self.0.write() = other.contents();
+    }
+
     pub(super) fn contents(&self) -> Arc<Contents> {
         Arc::clone(&self.0.read())
     }

@@ -17,7 +17,7 @@ use mmhfs::chunk::{
     load_superblock, replay,
 };
 use mmhfs::disk::{Access, Disk, DiskFile, RealDisk, Space};
-use mmhfs::format::rows::{ChunkRow, Op, PackKind, Table};
+use mmhfs::format::rows::{ChunkRow, Op, PackKind, PackRow, Table};
 use mmhfs::format::superblock::{Superblock, encode_superblock};
 use mmhfs::hash::{Checksum, checksum};
 
@@ -134,11 +134,16 @@ impl DiskFile for FaultyFile {
 #[derive(Default)]
 pub(crate) struct Index {
     rows: Mutex<BTreeMap<ChunkId, ChunkRow>>,
+    packs: Mutex<BTreeMap<PackId, PackRow>>,
 }
 
 impl ChunkLookup for Index {
     fn chunk(&self, id: &ChunkId) -> Result<Option<ChunkRow>> {
         Ok(self.rows.lock().unwrap().get(id).copied())
+    }
+
+    fn pack(&self, id: PackId) -> Result<Option<PackRow>> {
+        Ok(self.packs.lock().unwrap().get(&id).copied())
     }
 }
 
@@ -149,6 +154,13 @@ impl Index {
                 let id = ChunkId::from_raw(key[..].try_into().unwrap());
                 let row = ChunkRow::decode(value).unwrap();
                 self.rows.lock().unwrap().insert(id, row);
+            }
+            if let Op::Put(Table::Pack, key, value) = op {
+                // A test may commit one that does not decode.
+                if let (Ok(id), Ok(row)) = (key[..].try_into(), PackRow::decode(value)) {
+                    let id = PackId::from_raw(u64::from_be_bytes(id));
+                    self.packs.lock().unwrap().insert(id, row);
+                }
             }
         }
     }
@@ -201,6 +213,11 @@ impl World {
 
     pub(crate) fn mark(&self) -> Watermark {
         self.mark
+    }
+
+    /// Lets the index be older than it is, as far as the log is concerned.
+    pub(crate) fn set_mark(&mut self, mark: Watermark) {
+        self.mark = mark;
     }
 
     fn superblock(&self) -> Superblock {
@@ -261,21 +278,8 @@ impl World {
 
     /// Opens the store again with the index as it was.
     pub(crate) fn reopen(&mut self) {
-        self.store = None;
-        let (index, mut mark) = (Arc::clone(&self.index), self.mark);
-        let each = &mut |ops: Vec<Op>, at| {
-            index.apply(&ops);
-            mark = at;
-            Ok(())
-        };
-        let from = Some(self.mark);
-        let done = replay(self.disk.as_ref(), &self.superblock(), from, each).unwrap();
-        let Replay::Done(tail) = done else {
-            panic!("the watermark does not match")
-        };
-        assert_eq!(tail.watermark(), mark);
-        self.mark = mark;
-        self.open(tail).unwrap();
+        let read_only = self.read_only;
+        self.try_reopen(read_only).unwrap();
     }
 
     /// Opens the store again as [`World::close`] left it, without looking at the log.
@@ -316,19 +320,41 @@ impl World {
     }
 
     /// The commits after `from`; `None` if it does not match the log.
-    pub(crate) fn replay_from(&self, from: Watermark) -> Option<Vec<Vec<Op>>> {
+    pub(crate) fn try_replay_from(&self, from: Watermark) -> Result<Option<Vec<Vec<Op>>>> {
         let mut commits = vec![];
         let each = &mut |ops: Vec<Op>, _| {
             commits.push(ops);
             Ok(())
         };
-        match replay(self.disk.as_ref(), &self.superblock(), Some(from), each).unwrap() {
-            Replay::Done(_) => Some(commits),
+        match replay(self.disk.as_ref(), &self.superblock(), Some(from), each)? {
+            Replay::Done(_) => Ok(Some(commits)),
             Replay::Foreign => {
                 assert!(commits.is_empty());
-                None
+                Ok(None)
             }
         }
+    }
+
+    pub(crate) fn replay_from(&self, from: Watermark) -> Option<Vec<Vec<Op>>> {
+        self.try_replay_from(from).unwrap()
+    }
+
+    /// Opens the store again with the index as it was; what is wrong with the log is an error.
+    pub(crate) fn try_reopen(&mut self, read_only: bool) -> Result<()> {
+        self.store = None;
+        self.read_only = read_only;
+        let (index, mut mark) = (Arc::clone(&self.index), self.mark);
+        let each = &mut |ops: Vec<Op>, at| {
+            index.apply(&ops);
+            mark = at;
+            Ok(())
+        };
+        let from = Some(self.mark);
+        let Replay::Done(tail) = replay(self.disk.as_ref(), &self.superblock(), from, each)? else {
+            panic!("the watermark does not match")
+        };
+        self.mark = mark;
+        self.open(tail)
     }
 
     pub(crate) fn replayed_ops(&self) -> Vec<Vec<Op>> {
@@ -395,6 +421,20 @@ impl World {
             .collect()
     }
 
+    /// Offsets of the frames that a scan of a pack finds sound.
+    pub(crate) fn sound_frames(&self, id: PackId) -> Vec<u64> {
+        let mut frames = vec![];
+        let each = &mut |found| {
+            if let Scanned::Frame { off, .. } = found {
+                frames.push(off.raw());
+            }
+            Ok(())
+        };
+        let row = self.index.pack(id).unwrap();
+        self.store().scan_pack(id, row, each).unwrap();
+        frames
+    }
+
     pub(crate) fn scan(&self, id: PackId) -> (ScanReport, Vec<String>) {
         let mut problems = vec![];
         let each = &mut |found| {
@@ -403,7 +443,8 @@ impl World {
             }
             Ok(())
         };
-        let report = self.store().scan_pack(id, None, each).unwrap();
+        let row = self.index.pack(id).unwrap();
+        let report = self.store().scan_pack(id, row, each).unwrap();
         assert_eq!(report.problems, problems.len() as u64);
         (report, problems)
     }

@@ -11,8 +11,11 @@
 
 mod damage;
 mod diff;
+mod fold;
 mod history;
+mod large;
 mod model;
+mod recovery;
 mod seeds;
 mod steps;
 mod world;

@@ -16,6 +16,7 @@ use mmhfs::format::rows::{
     Attrs, ChunkRow, DirentRow, ExtentRow, FLAG_HAS_XATTRS, InodeRow, Kind, Op, PackKind, PackRow,
     SnapDirRow, SnapFileRow, SnapshotRow, Table, decode_counter, encode_counter,
 };
+use mmhfs::format::split::SplitNode;
 use mmhfs::format::superblock::{Superblock, decode_superblock, encode_superblock};
 use mmhfs::format::{CHAIN_START, Hash, HashFn, keys};
 use mmhfs::hash::{Checksum, checksum};
@@ -221,6 +222,13 @@ pub(crate) fn node_segment() -> Node {
         extents: vec![(0, extent(1 << 20, 0)), (1 << 20, extent(1, 9))],
         subtrees: vec![digest(5), digest(6)],
     })
+}
+
+pub(crate) fn node_split() -> SplitNode {
+    SplitNode {
+        len: (2 << 20) + 1,
+        parts: vec![id(0xa1), id(0xa2), id(0xa3)],
+    }
 }
 
 pub(crate) fn ops() -> Vec<Op> {
@@ -446,6 +454,7 @@ pub(crate) fn samples() -> Vec<Sample> {
         "node_dir_inner": Node = node_inner();
         "node_file": Node = node_file();
         "node_segment": Node = node_segment();
+        "node_split": SplitNode = node_split();
     };
     all.push(Sample {
         name: "counter",

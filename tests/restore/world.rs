@@ -37,7 +37,7 @@ pub(crate) type Listing =
 pub(crate) struct World {
     pub(crate) engine: Arc<Engine>,
     dir: Arc<TempDir>,
-    store: PathBuf,
+    pub(crate) store: PathBuf,
 }
 
 pub(crate) fn is_root() -> bool {

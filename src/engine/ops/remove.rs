@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::base::limits::SETTLE_STEP_LEN;
 use crate::base::{Error, Ino, Result, Slot};
 use crate::engine::Engine;
 use crate::engine::change::ChangeSet;
@@ -151,6 +152,15 @@ impl Engine {
         self.inodes.remove(inode.ino);
     }
 
+    /// Commits what opening a store has changed so far, once that is enough.
+    pub(crate) fn settle_step(&self) -> Result<()> {
+        if self.live.pending_bytes() >= SETTLE_STEP_LEN {
+            self.commit()
+        } else {
+            Ok(())
+        }
+    }
+
     /// Removes what was open without a name when the store was last closed or the machine stopped.
     pub(crate) fn reap_orphans(&self) -> Result<()> {
         loop {
@@ -159,6 +169,7 @@ impl Engine {
                 return Ok(());
             }
             for (key, _) in page {
+                self.settle_step()?;
                 let ino = keys::parse_inode(&key)?;
                 match self.inode(ino) {
                     Ok(inode) if inode.state.read().row.nlink == 0 => self.reap(&inode),

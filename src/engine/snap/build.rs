@@ -2,195 +2,270 @@
 
 use std::collections::HashMap;
 
+use parking_lot::Mutex;
 use rayon::prelude::*;
 
 use super::dirty::{Changes, by_depth};
-use super::entry::{Built, Source, dir_body, new_entry, node_attrs};
+use super::entry::{Built, PutChunk, Source, dir_body, new_entry, node_attrs};
+use super::nodes;
 use super::tree::Tree;
 use super::trie::{Group, Groups, NodeSink, Update, child_of};
+use crate::base::limits::{INLINE_COMMIT_LEN_MAX, SNAPSHOT_PENDING_LEN, SNAPSHOT_STREAMED_LEN};
 use crate::base::{ChunkId, Digest, Error, Ino, Result, Slot};
 use crate::chunk::PutKind;
 use crate::engine::Engine;
 use crate::engine::names::DISCRIMINATORS;
 use crate::engine::types::Progress;
 use crate::format::keys;
-use crate::format::node::{Body, Entry, Node};
+use crate::format::node::{Body, DirBody, DirChild, Entry, Node};
 use crate::format::rows::{
-    DirentRow, Kind, Op, SnapDirRow, SnapFileRow, SnapshotRow, Table, encode_counter,
+    DirentRow, InodeRow, Kind, Op, SnapDirRow, SnapFileRow, SnapshotRow, Table, encode_counter,
 };
+use crate::format::superblock::FEATURE_SPLIT_NODES;
 use crate::hash::{self, RootRecord};
 use crate::meta::{Index, Rows, View};
 
 /// Changed entries of a directory that are worked on in parallel.
 const PAGE: usize = 256;
-/// Bytes of nodes that are gathered before they are stored.
-const NODES_LEN: usize = 4 << 20;
+/// Memory of a row that waits for its commit, beside what it consists of.
+const ROW_LEN: usize = 128;
 
-/// Nodes on their way into the store, and the rows that the snapshot's commit will hold.
+/// Nodes and rows on their way into the store, in commits of about [`SNAPSHOT_PENDING_LEN`] bytes.
+///
+/// Only the last commit makes a snapshot of them, and only it deletes the dirty rows. If it never comes,
+/// nodes are chunks that nothing refers to, and rows of directories and files tell of a later state than the
+/// last snapshot's: all that has changed since that one is still dirty, and is brought up to date again.
 struct Sink<'a> {
     engine: &'a Engine,
-    nodes: Vec<Vec<u8>>,
-    len: usize,
+    progress: &'a (dyn Fn(Progress) + Sync),
+    /// Held while chunks are stored, which iterates in parallel: so nothing is put from within a parallel
+    /// iteration, where a thread that waits may be given work that wants the lock it has.
+    pending: Mutex<Pending>,
+}
+
+#[derive(Default)]
+struct Pending {
+    chunks: Vec<Vec<u8>>,
     ops: Vec<Op>,
+    len: usize,
+    /// Directories whose rows are among `ops`, with the roots of their tries.
+    dirs: HashMap<Ino, (SnapDirRow, DirChild)>,
     /// Entries hashed so far, for progress.
     done: Progress,
 }
 
-impl NodeSink for Sink<'_> {
+impl NodeSink for &Sink<'_> {
     fn put(&mut self, node: &Node) -> Result<ChunkId> {
-        let bytes = node.encode();
-        let id = hash::node_id(&bytes);
-        self.len += bytes.len();
-        self.nodes.push(bytes);
-        if self.len >= NODES_LEN {
-            self.flush()?;
-        }
-        Ok(id)
+        let encoded = nodes::encode(node)?;
+        encoded
+            .chunks
+            .into_iter()
+            .try_for_each(|chunk| self.chunk(chunk))?;
+        Ok(encoded.id)
     }
 }
 
 impl Sink<'_> {
-    /// Stores the nodes gathered so far in a commit of their own. If the snapshot is never finished, they are
-    /// chunks that nothing refers to.
-    fn flush(&mut self) -> Result<()> {
-        let nodes = std::mem::take(&mut self.nodes);
-        self.len = 0;
-        if nodes.is_empty() {
-            Ok(())
-        } else {
-            self.engine.commit_nodes(&nodes, Vec::new())
-        }
+    fn chunk(&self, chunk: Vec<u8>) -> Result<()> {
+        let mut pending = self.pending.lock();
+        pending.len += chunk.len();
+        pending.chunks.push(chunk);
+        self.flush_if_full(&mut pending)
     }
+
+    /// Adds a row; what it names was put before.
+    fn op(&self, op: Op) -> Result<()> {
+        let mut pending = self.pending.lock();
+        pending.len += ROW_LEN;
+        pending.ops.push(op);
+        self.flush_if_full(&mut pending)
+    }
+
+    fn dir(&self, dir: Ino, row: SnapDirRow, trie: DirChild) -> Result<()> {
+        let mut pending = self.pending.lock();
+        pending.dirs.insert(dir, (row, trie));
+        pending.len += 3 * ROW_LEN;
+        pending.ops.push(Op::Put(
+            Table::SnapDir,
+            keys::inode(dir).to_vec(),
+            row.encode(),
+        ));
+        self.flush_if_full(&mut pending)
+    }
+
+    fn flush_if_full(&self, pending: &mut Pending) -> Result<()> {
+        if pending.len < SNAPSHOT_PENDING_LEN {
+            return Ok(());
+        }
+        let chunks = std::mem::take(&mut pending.chunks);
+        let ops = std::mem::take(&mut pending.ops);
+        pending.dirs.clear();
+        pending.len = 0;
+        self.engine.commit_nodes(&chunks, ops)
+    }
+
+    /// Stores the rest together with the rows that make it a snapshot.
+    fn finish(self, ops: Vec<Op>) -> Result<()> {
+        let mut pending = self.pending.into_inner();
+        pending.ops.extend(ops);
+        self.engine.commit_nodes(&pending.chunks, pending.ops)
+    }
+
+    fn count(&self, entry: &Entry) {
+        let mut pending = self.pending.lock();
+        pending.done.entries += 1;
+        pending.done.bytes += entry.attrs.size;
+    }
+
+    fn report(&self) {
+        let done = self.pending.lock().done;
+        (self.progress)(done);
+    }
+
+    /// What the snapshot knows of a directory: as it was built, or as it was and is.
+    fn known_dir(&self, source: &Source<'_>, changes: &Changes, dir: Ino) -> Result<KnownDir> {
+        if let Some(known) = self.pending.lock().dirs.get(&dir) {
+            return Ok(*known);
+        }
+        let key = keys::inode(dir);
+        let row = if changes.dirs.contains_key(&dir) {
+            self.engine.index().get(Table::SnapDir, &key)?
+        } else {
+            // Renamed, not changed.
+            source.view.get(Table::SnapDir, &key)?
+        };
+        let row = row.ok_or(Error::Internal("a new directory was not visited"))?;
+        let row = SnapDirRow::decode(&row)?;
+        Ok((row, child_of(source.tree, row.trie)?))
+    }
+}
+
+/// A directory's row and the root of its trie.
+type KnownDir = (SnapDirRow, DirChild);
+
+/// An entry of a directory, or what it is made of if that takes long and much memory.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are the large one, and few exist at a time"
+)]
+enum Done {
+    Built(Built),
+    Later(DirentRow, Box<InodeRow>),
 }
 
 /// Changed groups of entries of one directory.
 struct DirGroups<'a> {
     source: &'a Source<'a>,
     changes: &'a Changes,
-    dirs: &'a HashMap<Ino, SnapDirRow>,
     dir: Ino,
     slots: std::slice::Iter<'a, u64>,
-    sink_ops: Vec<Op>,
-    nodes: Vec<Node>,
-    progress: &'a (dyn Fn(Progress) + Sync),
-    done: Progress,
+    sink: &'a Sink<'a>,
 }
+
+/// The entries of a slot, and the chunks of the nodes of its files.
+type GroupDone = (u64, Vec<Done>, Vec<Vec<u8>>);
 
 impl Groups for DirGroups<'_> {
     fn next_page(&mut self) -> Result<Vec<Group>> {
         let slots: Vec<u64> = self.slots.by_ref().take(PAGE).copied().collect();
-        let built: Vec<(u64, Vec<Built>)> = slots
+        let done: Vec<GroupDone> = slots
             .into_par_iter()
-            .map(|slot| Ok((slot, self.group(slot)?)))
+            .map(|slot| {
+                let mut chunks = Vec::new();
+                let rows = self.rows(slot)?.into_iter();
+                let done = rows.map(|row| self.entry(row, &mut chunks));
+                Ok((slot, done.collect::<Result<_>>()?, chunks))
+            })
             .collect::<Result<_>>()?;
-        let mut groups = Vec::with_capacity(built.len());
-        for (slot, built) in built {
-            let mut entries = Vec::with_capacity(built.len());
-            for one in built {
-                let ino = one.entry.ino;
-                self.done.entries += 1;
-                self.done.bytes += one.entry.attrs.size;
-                self.nodes.extend(one.nodes);
-                if let Some(node) = one.file {
-                    let row = SnapFileRow { node };
-                    self.sink_ops.push(Op::Put(
-                        Table::SnapFile,
-                        keys::inode(ino).to_vec(),
-                        row.encode(),
-                    ));
-                } else if one.entry.attrs.kind == Kind::File {
-                    self.forget_file(ino)?;
-                }
-                entries.push(one.entry);
+        let mut groups = Vec::with_capacity(done.len());
+        for (slot, done, chunks) in done {
+            for chunk in chunks {
+                self.sink.chunk(chunk)?;
             }
+            let entries = done.into_iter().map(|one| self.settle(one));
+            let entries = entries.collect::<Result<_>>()?;
             groups.push(Group { slot, entries });
         }
-        (self.progress)(self.done);
+        self.sink.report();
         Ok(groups)
     }
 }
 
 impl DirGroups<'_> {
-    /// Notes that a file has no node of its own any more: what changes from now on is no change of that node.
-    fn forget_file(&mut self, ino: Ino) -> Result<()> {
-        let key = keys::inode(ino);
-        if self.source.view.get(Table::SnapFile, &key)?.is_some() {
-            self.sink_ops.push(Op::Del(Table::SnapFile, key.to_vec()));
-        }
-        Ok(())
-    }
-
     /// All entries whose names share the hash of `slot`.
-    fn group(&self, slot: u64) -> Result<Vec<Built>> {
+    fn rows(&self, slot: u64) -> Result<Vec<DirentRow>> {
         let from = keys::dirent(self.dir, Slot::from_raw(slot));
         let to = keys::dirent(self.dir, Slot::from_raw(slot + DISCRIMINATORS));
-        let rows = self.source.view.scan(
-            Table::Dirent,
-            &from,
-            &to,
-            usize::try_from(DISCRIMINATORS).unwrap_or(256),
-        )?;
+        let most = usize::try_from(DISCRIMINATORS).unwrap_or(256);
+        let rows = self.source.view.scan(Table::Dirent, &from, &to, most)?;
         rows.iter()
-            .map(|(_, value)| self.entry(&DirentRow::decode(value)?))
+            .map(|(_, value)| DirentRow::decode(value))
             .collect()
     }
 
-    fn entry(&self, dirent: &DirentRow) -> Result<Built> {
+    fn entry(&self, dirent: DirentRow, chunks: &mut Vec<Vec<u8>>) -> Result<Done> {
         let row = self
             .source
             .inode(dirent.ino)?
             .ok_or(Error::Internal("an entry without its inode"))?;
         if row.attrs.kind != Kind::Dir {
-            return self.source.entry(
-                &dirent.name,
-                dirent.ino,
-                &row,
-                self.changes.segments.get(&dirent.ino),
-            );
-        }
-        let snap = match self.dirs.get(&dirent.ino) {
-            Some(snap) => *snap,
-            // Renamed, not changed.
-            None => {
-                let snap = self
-                    .source
-                    .view
-                    .get(Table::SnapDir, &keys::inode(dirent.ino))?;
-                SnapDirRow::decode(
-                    &snap.ok_or(Error::Internal("a new directory was not visited"))?,
-                )?
+            if row.attrs.kind == Kind::File && row.attrs.size > SNAPSHOT_STREAMED_LEN {
+                return Ok(Done::Later(dirent, Box::new(row)));
             }
-        };
-        let trie = child_of(self.source.tree, snap.trie)?;
+            let mut put = |chunk| {
+                chunks.push(chunk);
+                Ok(())
+            };
+            return self.built(&dirent, &row, &mut put).map(Done::Built);
+        }
+        let (snap, trie) = self.sink.known_dir(self.source, self.changes, dirent.ino)?;
         let xattrs = self.source.xattrs(dirent.ino, &row)?;
         let body = dir_body(trie, snap.groups);
-        let entry = new_entry(
-            &dirent.name,
-            dirent.ino,
-            &row,
-            xattrs,
-            snap.content,
-            snap.full,
-            body,
-        );
-        Ok(Built {
-            entry,
-            nodes: Vec::new(),
-            file: None,
-        })
+        let (content, full) = (snap.content, snap.full);
+        let entry = new_entry(&dirent.name, dirent.ino, &row, xattrs, content, full, body);
+        Ok(Done::Built(Built { entry, file: None }))
+    }
+
+    fn built(&self, dirent: &DirentRow, row: &InodeRow, put: PutChunk<'_>) -> Result<Built> {
+        let segments = self.changes.segments.get(&dirent.ino);
+        self.source
+            .entry(&dirent.name, dirent.ino, row, segments, put)
+    }
+
+    /// Makes what was left for later, and the row that says which node a file has now.
+    fn settle(&self, done: Done) -> Result<Entry> {
+        let Built { entry, file } = match done {
+            Done::Built(built) => built,
+            Done::Later(dirent, row) => {
+                self.built(&dirent, &row, &mut |chunk| self.sink.chunk(chunk))?
+            }
+        };
+        self.sink.count(&entry);
+        let key = keys::inode(entry.ino);
+        if let Some(node) = file {
+            let row = SnapFileRow { node }.encode();
+            self.sink.op(Op::Put(Table::SnapFile, key.to_vec(), row))?;
+        } else if entry.attrs.kind == Kind::File
+            && self.source.view.get(Table::SnapFile, &key)?.is_some()
+        {
+            // It has no node of its own any more: what changes from now on is no change of that node.
+            self.sink.op(Op::Del(Table::SnapFile, key.to_vec()))?;
+        }
+        Ok(entry)
     }
 }
 
 impl Engine {
-    /// Stores nodes and rows in a commit of their own, between the others.
-    pub(crate) fn commit_nodes(&self, nodes: &[Vec<u8>], ops: Vec<Op>) -> Result<()> {
+    /// Stores chunks of nodes and rows in a commit of their own, between the others.
+    pub(crate) fn commit_nodes(&self, chunks: &[Vec<u8>], ops: Vec<Op>) -> Result<()> {
         self.exclusive(|| {
             self.index().check_current()?;
-            let len: usize = nodes.iter().map(Vec::len).sum();
-            let mut batch = self
-                .store
-                .begin(len as u64 <= crate::base::limits::INLINE_COMMIT_LEN_MAX)?;
-            let pieces: Vec<&[u8]> = nodes.iter().map(Vec::as_slice).collect();
+            if nodes::has_split(chunks) {
+                self.store.require_features(FEATURE_SPLIT_NODES)?;
+            }
+            let len: usize = chunks.iter().map(Vec::len).sum();
+            let mut batch = self.store.begin(len as u64 <= INLINE_COMMIT_LEN_MAX)?;
+            let pieces: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).collect();
             self.store.put(&mut batch, PutKind::Node, &pieces)?;
             let durable = self.store.finish(batch, ops)?;
             self.apply_durable(&durable)
@@ -211,44 +286,29 @@ impl Engine {
             tree: &tree,
         };
         let changes = Changes::collect(&source, generation)?;
-        let mut sink = Sink {
+        let sink = Sink {
             engine: self,
-            nodes: Vec::new(),
-            len: 0,
-            ops: Vec::new(),
-            done: Progress::default(),
+            progress,
+            pending: Mutex::default(),
         };
-        let mut dirs: HashMap<Ino, SnapDirRow> = HashMap::new();
         for dir in by_depth(&source, changes.dirs.keys().copied())? {
-            let row = self.build_dir(&source, &changes, &dirs, dir, &mut sink, progress)?;
-            sink.ops.push(Op::Put(
-                Table::SnapDir,
-                keys::inode(dir).to_vec(),
-                row.encode(),
-            ));
-            dirs.insert(dir, row);
+            self.build_dir(&source, &changes, dir, &sink)?;
         }
         for ino in &changes.gone {
-            sink.ops
-                .push(Op::Del(Table::SnapDir, keys::inode(*ino).to_vec()));
-            sink.ops
-                .push(Op::Del(Table::SnapFile, keys::inode(*ino).to_vec()));
+            let key = keys::inode(*ino);
+            sink.op(Op::Del(Table::SnapDir, key.to_vec()))?;
+            sink.op(Op::Del(Table::SnapFile, key.to_vec()))?;
         }
-        for (ino, home) in &changes.group_dirs {
-            let value = encode_counter(home.raw()).to_vec();
-            sink.ops
-                .push(Op::Put(Table::HardLink, keys::inode(*ino).to_vec(), value));
-        }
-        let row = self.root_row(&source, &dirs, generation, &mut sink)?;
-        sink.ops
-            .push(Op::Put(Table::Snapshot, keys::snapshot(name), row.encode()));
+        let row = self.root_row(&source, &changes, generation, &sink)?;
         let (from, to) = keys::dirty_range(0..generation + 1);
-        sink.ops.push(Op::DelRange(Table::Dirty, from, to));
-        let (nodes, ops) = (
-            std::mem::take(&mut sink.nodes),
-            std::mem::take(&mut sink.ops),
-        );
-        self.commit_nodes(&nodes, ops)?;
+        let home = |(ino, home): &(Ino, Ino)| {
+            let value = encode_counter(home.raw()).to_vec();
+            Op::Put(Table::HardLink, keys::inode(*ino).to_vec(), value)
+        };
+        let mut ops: Vec<Op> = changes.group_dirs.iter().map(home).collect();
+        ops.push(Op::Put(Table::Snapshot, keys::snapshot(name), row.encode()));
+        ops.push(Op::DelRange(Table::Dirty, from, to));
+        sink.finish(ops)?;
         Ok(row)
     }
 
@@ -256,34 +316,21 @@ impl Engine {
         &self,
         source: &Source<'_>,
         changes: &Changes,
-        dirs: &HashMap<Ino, SnapDirRow>,
         dir: Ino,
-        sink: &mut Sink<'_>,
-        progress: &(dyn Fn(Progress) + Sync),
-    ) -> Result<SnapDirRow> {
+        sink: &Sink<'_>,
+    ) -> Result<()> {
         let old = source.view.get(Table::SnapDir, &keys::inode(dir))?;
         let old = old.map(|row| SnapDirRow::decode(&row)).transpose()?;
         let slots = changes.dirs.get(&dir).map_or(&[][..], Vec::as_slice);
         let mut groups = DirGroups {
             source,
             changes,
-            dirs,
             dir,
             slots: slots.iter(),
-            sink_ops: Vec::new(),
-            nodes: Vec::new(),
-            progress,
-            done: sink.done,
+            sink,
         };
         let old_trie = old.map(|row| child_of(source.tree, row.trie)).transpose()?;
-        let trie = Update::new(source.tree, &mut groups, sink).run(old_trie)?;
-        sink.done = groups.done;
-        sink.ops.append(&mut groups.sink_ops);
-        for node in std::mem::take(&mut groups.nodes) {
-            sink.put(&node)?;
-        }
-        // The trie of this directory is read again when its parent's entry is built.
-        sink.flush()?;
+        let trie = Update::new(source.tree, &mut groups, &mut &*sink).run(old_trie)?;
         let group_digest = changes
             .groups
             .get(&dir)
@@ -298,14 +345,10 @@ impl Engine {
                 .inode(dir)?
                 .ok_or(Error::Internal("a directory without its inode"))?;
             let xattrs = source.xattrs(dir, &row)?;
-            hash::dir_full(
-                trie.count,
-                trie.full,
-                &node_attrs(&row, &xattrs),
-                group_digest,
-            )
+            let attrs = node_attrs(&row, &xattrs);
+            hash::dir_full(trie.count, trie.full, &attrs, group_digest)
         };
-        Ok(SnapDirRow {
+        let row = SnapDirRow {
             trie: trie.node,
             content,
             groups: group_digest,
@@ -313,29 +356,24 @@ impl Engine {
             count: trie.count,
             entries: trie.entries,
             bytes: trie.bytes,
-        })
+        };
+        sink.dir(dir, row, trie)
     }
 
     fn root_row(
         &self,
         source: &Source<'_>,
-        dirs: &HashMap<Ino, SnapDirRow>,
+        changes: &Changes,
         generation: u64,
-        sink: &mut Sink<'_>,
+        mut sink: &Sink<'_>,
     ) -> Result<SnapshotRow> {
-        let dir = match dirs.get(&Ino::ROOT) {
-            Some(row) => *row,
-            None => {
-                let row = source.view.get(Table::SnapDir, &keys::inode(Ino::ROOT))?;
-                SnapDirRow::decode(&row.ok_or(Error::Internal("the root was not visited"))?)?
-            }
-        };
+        let (dir, trie) = sink.known_dir(source, changes, Ino::ROOT)?;
         let row = source
             .inode(Ino::ROOT)?
             .ok_or(Error::Internal("no root directory"))?;
         let xattrs = source.xattrs(Ino::ROOT, &row)?;
-        let body = Body::Dir(crate::format::node::DirBody {
-            trie: child_of(source.tree, dir.trie)?,
+        let body = Body::Dir(DirBody {
+            trie,
             groups: dir.groups,
         });
         let entry: Entry = new_entry(b"", Ino::ROOT, &row, xattrs, dir.content, dir.full, body);

@@ -158,8 +158,11 @@ impl Changes {
             .iter()
             .map(|(ino, path)| (path.clone(), *ino))
             .collect();
+        let dirs = paths.by_path();
         for (path, list) in hash::link_groups(names) {
-            let dir = paths.resolve(&path)?;
+            let dir = *dirs
+                .get(path.as_slice())
+                .ok_or(Error::Internal("a link group outside of the tree"))?;
             for first in list.iter().filter_map(|group| group.first()) {
                 let whole = if path.is_empty() {
                     first.clone()
@@ -273,16 +276,10 @@ impl Paths<'_> {
         Ok(path)
     }
 
-    /// The directory at a path relative to the root.
-    fn resolve(&self, path: &[u8]) -> Result<Ino> {
-        if path.is_empty() {
-            return Ok(Ino::ROOT);
-        }
-        self.known
-            .iter()
-            .find(|(_, known)| known.as_slice() == path)
-            .map(|(ino, _)| *ino)
-            .ok_or(Error::Internal("a link group outside of the tree"))
+    /// The directories whose paths were asked for, and those above them, by their paths.
+    fn by_path(&self) -> HashMap<&[u8], Ino> {
+        let known = self.known.iter().map(|(ino, path)| (path.as_slice(), *ino));
+        known.chain([(&b""[..], Ino::ROOT)]).collect()
     }
 }
 

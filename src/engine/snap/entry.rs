@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::nodes;
 use super::tree::{Tree, entry_kind, read_extents};
 use crate::base::limits::{
     INLINE_EXTENTS_FILE_LEN_MAX, INLINE_EXTENTS_MAX, SEGMENT_LEN, SUBTREE_LEN,
@@ -18,13 +19,20 @@ use crate::format::rows::{ExtentRow, FLAG_HAS_XATTRS, InodeRow, Kind, SnapFileRo
 use crate::hash::{self, FileHasher, NodeAttrs};
 use crate::meta::{Rows, SEGMENT_ALL, View, for_each_row};
 
-/// What an entry needs beside itself.
+/// An entry, and the file's node if it is of a file that has one.
 pub(crate) struct Built {
     pub(crate) entry: Entry,
-    /// Nodes to store, children before parents.
-    pub(crate) nodes: Vec<Node>,
-    /// The file node, if the file has one.
     pub(crate) file: Option<ChunkId>,
+}
+
+/// Where chunks of nodes go, each after those that it names.
+pub(crate) type PutChunk<'a> = &'a mut dyn FnMut(Vec<u8>) -> Result<()>;
+
+/// Encodes a node and hands its chunks on; returns its id.
+pub(crate) fn put_node(node: &Node, put: PutChunk<'_>) -> Result<ChunkId> {
+    let encoded = nodes::encode(node)?;
+    encoded.chunks.into_iter().try_for_each(put)?;
+    Ok(encoded.id)
 }
 
 /// What a snapshot reads from.
@@ -56,20 +64,21 @@ impl Source<'_> {
         Ok(xattrs)
     }
 
-    /// The entry of anything but a directory. `dirty` lists the changed segments of a file.
+    /// The entry of anything but a directory. `dirty` lists the changed segments of a file; nodes of the file
+    /// go to `put` as they are made.
     pub(crate) fn entry(
         &self,
         name: &[u8],
         ino: Ino,
         row: &InodeRow,
         dirty: Option<&BTreeSet<u64>>,
+        put: PutChunk<'_>,
     ) -> Result<Built> {
         let kind = entry_kind(row.attrs.kind, row.attrs.mode);
-        let mut nodes = Vec::new();
         let mut file = None;
         let (content, body) = match row.attrs.kind {
             Kind::File => {
-                let (content, body) = self.file(ino, row.attrs.size, dirty, &mut nodes)?;
+                let (content, body) = self.file(ino, row.attrs.size, dirty, put)?;
                 if let Body::File(id) = &body {
                     file = Some(*id);
                 }
@@ -87,7 +96,7 @@ impl Source<'_> {
         let xattrs = self.xattrs(ino, row)?;
         let full = hash::node_full(kind, content, &node_attrs(row, &xattrs));
         let entry = new_entry(name, ino, row, xattrs, content, full, body);
-        Ok(Built { entry, nodes, file })
+        Ok(Built { entry, file })
     }
 
     /// The content digest of a file and where its extents go.
@@ -96,7 +105,7 @@ impl Source<'_> {
         ino: Ino,
         size: u64,
         dirty: Option<&BTreeSet<u64>>,
-        nodes: &mut Vec<Node>,
+        put: PutChunk<'_>,
     ) -> Result<(Digest, Body)> {
         if size <= INLINE_EXTENTS_FILE_LEN_MAX {
             let extents = clipped(self.view, ino, 0..size)?;
@@ -111,33 +120,14 @@ impl Source<'_> {
             }
         }
         let old = self.old_file(ino)?;
-        let segments = self.segments(ino, size, dirty, old.as_ref())?;
-        let digests: Vec<(u64, Digest)> = segments.iter().map(|s| (s.idx, s.digest)).collect();
+        let segments = self.segments(ino, size, dirty, old.as_ref(), put)?;
+        let digests = segments.iter().map(|(idx, _, digest)| (*idx, *digest));
         let content = hash::sparse_file_content(
             ByteLen::from_raw(size),
             ByteLen::from_raw(SEGMENT_LEN),
             digests,
         )?;
-        let mut list = Vec::with_capacity(segments.len());
-        for segment in segments {
-            let id = match (segment.kept, segment.node) {
-                (Some(id), _) => id,
-                (None, Some(node)) => {
-                    let node = Node::Segment(node);
-                    let id = hash::node_id(&node.encode());
-                    nodes.push(node);
-                    id
-                }
-                (None, None) => return Err(Error::Internal("a segment without a node")),
-            };
-            list.push((segment.idx, id, segment.digest));
-        }
-        let node = Node::File(FileNode {
-            size,
-            segments: list,
-        });
-        let id = hash::node_id(&node.encode());
-        nodes.push(node);
+        let id = put_node(&Node::File(FileNode { size, segments }), put)?;
         Ok((content, Body::File(id)))
     }
 
@@ -162,7 +152,8 @@ impl Source<'_> {
         size: u64,
         dirty: Option<&BTreeSet<u64>>,
         old: Option<&FileNode>,
-    ) -> Result<Vec<Segment>> {
+        put: PutChunk<'_>,
+    ) -> Result<Vec<(u64, ChunkId, Digest)>> {
         let all = old.is_none() || dirty.is_some_and(|d| d.contains(&SEGMENT_ALL));
         let mut changed: BTreeSet<u64> = dirty.cloned().unwrap_or_default();
         if let Some(old) = old
@@ -180,18 +171,13 @@ impl Source<'_> {
             let at = segments.binary_search_by_key(&idx, |(i, _, _)| *i).ok()?;
             segments.get(at)
         };
-        let mut out: Vec<Segment> = Vec::new();
+        let mut out: Vec<(u64, ChunkId, Digest)> = Vec::new();
         if !all {
             let kept = old
                 .iter()
                 .flat_map(|o| &o.segments)
                 .filter(|(idx, _, _)| !changed.contains(idx));
-            out.extend(kept.map(|(idx, id, digest)| Segment {
-                idx: *idx,
-                digest: *digest,
-                kept: Some(*id),
-                node: None,
-            }));
+            out.extend(kept);
         }
         for idx in changed {
             let start = idx.saturating_mul(SEGMENT_LEN);
@@ -199,13 +185,13 @@ impl Source<'_> {
                 continue;
             }
             let range = start..(start + SEGMENT_LEN).min(size);
-            if let Some(segment) =
-                self.segment(ino, idx, range, known(idx).map(|(_, id, _)| *id))?
-            {
-                out.push(segment);
+            let known = known(idx).map(|(_, id, _)| *id);
+            if let Some((segment, digest)) = self.segment(ino, range, known)? {
+                let id = put_node(&Node::Segment(segment), put)?;
+                out.push((idx, id, digest));
             }
         }
-        out.sort_by_key(|s| s.idx);
+        out.sort_by_key(|(idx, ..)| *idx);
         Ok(out)
     }
 
@@ -235,10 +221,9 @@ impl Source<'_> {
     fn segment(
         &self,
         ino: Ino,
-        idx: u64,
         range: Range<u64>,
         old: Option<ChunkId>,
-    ) -> Result<Option<Segment>> {
+    ) -> Result<Option<(SegmentNode, Digest)>> {
         let extents = clipped(self.view, ino, range.clone())?;
         if extents.is_empty() {
             return Ok(None);
@@ -270,16 +255,12 @@ impl Source<'_> {
             .map(|(off, e)| u32::try_from(off - range.start).map(|off| (off, e)))
             .collect::<std::result::Result<_, _>>()
             .map_err(|_| Error::Internal("offset beyond its segment"))?;
-        Ok(Some(Segment {
-            idx,
-            digest,
-            kept: None,
-            node: Some(SegmentNode {
-                len,
-                extents,
-                subtrees,
-            }),
-        }))
+        let node = SegmentNode {
+            len,
+            extents,
+            subtrees,
+        };
+        Ok(Some((node, digest)))
     }
 
     fn subtree(
@@ -315,14 +296,6 @@ impl Source<'_> {
         read_extents(self.store, &now, part.clone(), &mut bytes)?;
         Ok(hash::subtree_digest(&bytes))
     }
-}
-
-struct Segment {
-    idx: u64,
-    digest: Digest,
-    /// The node of the last snapshot, if nothing has changed.
-    kept: Option<ChunkId>,
-    node: Option<SegmentNode>,
 }
 
 pub(crate) fn overlapping(

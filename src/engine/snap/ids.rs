@@ -1,5 +1,6 @@
-//! Which chunks and nodes each path of a snapshot needs.
+//! Which chunks and nodes, parts of split ones included, each path of a snapshot needs.
 
+use super::nodes::chunk_ids;
 use super::tree::Tree;
 use super::verify::join;
 use crate::base::ChunkId;
@@ -13,7 +14,7 @@ pub(crate) fn for_each_id(
     row: &SnapshotRow,
     each: &mut dyn FnMut(&[u8], &[ChunkId]),
 ) {
-    each(b"", &[row.root]);
+    each(b"", &chunk_ids(tree.store, &row.root));
     let Ok(root) = tree.root(row) else {
         return;
     };
@@ -22,7 +23,7 @@ pub(crate) fn for_each_id(
         stack.push((body.trie, Vec::new()));
     }
     while let Some((child, path)) = stack.pop() {
-        each(&path, &[child.node]);
+        each(&path, &chunk_ids(tree.store, &child.node));
         let Ok(node) = tree.node(&child.node) else {
             continue;
         };
@@ -53,17 +54,17 @@ fn file(tree: &Tree<'_>, entry: &Entry, path: &[u8], each: &mut dyn FnMut(&[u8],
             each(path, &ids);
         }
         Body::File(id) => {
-            each(path, &[*id]);
             let mut todo = vec![*id];
             while let Some(id) = todo.pop() {
+                each(path, &chunk_ids(tree.store, &id));
                 let Ok(node) = tree.node(&id) else {
                     continue;
                 };
                 let mut ids = Vec::new();
                 node.for_each_id(|id| ids.push(*id));
-                each(path, &ids);
-                if let Node::File(_) = &*node {
-                    todo = ids;
+                match &*node {
+                    Node::File(_) => todo = ids,
+                    _ => each(path, &ids),
                 }
             }
         }

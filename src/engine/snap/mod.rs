@@ -6,6 +6,7 @@ mod dirty;
 mod entry;
 mod ids;
 mod list;
+mod nodes;
 mod restore;
 mod restore_put;
 mod rollback;
@@ -15,6 +16,6 @@ mod verify;
 mod virt;
 
 pub(crate) use ids::for_each_id;
-pub use restore::{RestoreOptions, RestoreReport};
+pub use restore::{DamagedPath, RestoreOptions, RestoreReport};
 pub(crate) use tree::{NodeCache, Tree};
 pub(crate) use virt::Virtual;

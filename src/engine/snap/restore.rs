@@ -12,9 +12,10 @@
 //! Memory: a page of entries for each directory on the way down, a batch, 1 MiB per thread, and an entry
 //! for each hard-linked inode that has names still to come.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -23,11 +24,11 @@ use rayon::prelude::*;
 
 use super::tree::Tree;
 use crate::base::limits::{
-    PLAIN_SEED_STACK_LEN, PLAIN_SEED_THREADS_MAX, RESTORE_BATCH, RESTORE_OPEN_DIRS_MAX,
-    RESTORE_WARNINGS_MAX,
+    PLAIN_SEED_STACK_LEN, PLAIN_SEED_THREADS_MAX, RESTORE_BATCH, RESTORE_DAMAGED_MAX,
+    RESTORE_OPEN_DIRS_MAX, RESTORE_WARNINGS_MAX,
 };
 use crate::base::{Error, Ino, Result};
-use crate::disk::{PlainDir, PlainKind};
+use crate::disk::{PlainDir, PlainKind, is_within};
 use crate::engine::Engine;
 use crate::engine::types::Progress;
 use crate::format::node::{Body, DirBody, Entry};
@@ -50,12 +51,27 @@ pub struct RestoreOptions {
 pub struct RestoreReport {
     /// Names below the destination that are as in the snapshot now, directories and kept ones included.
     pub entries: u64,
-    /// Bytes of the files that were written, holes included.
+    /// Bytes of the files that were written, holes included, and of those that turned out to be damaged.
     pub bytes: u64,
     /// Names that were there already and were kept.
     pub skipped: u64,
     /// What this user may not set or make, in words with the path: owners, devices, some attributes.
     pub warnings: Vec<String>,
+    /// What could not be restored because its stored bytes are damaged: nothing is under these names.
+    pub damaged: Vec<DamagedPath>,
+    /// Number of further ones.
+    pub damaged_more: u64,
+}
+
+/// A path of a snapshot that could not be restored whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedPath {
+    /// The path relative to the root of the snapshot. A file is not there; of a directory some entries are missing.
+    pub path: Vec<u8>,
+    /// Byte ranges of a file that cannot be read, ascending; none if what says where its bytes are cannot.
+    pub ranges: Vec<Range<u64>>,
+    /// What is wrong, of the first place that was found.
+    pub cause: String,
 }
 
 /// A directory of the destination: the way to it from the top.
@@ -123,6 +139,17 @@ pub(super) struct Restore<'a> {
     pub(super) skipped: AtomicU64,
     /// Guards nothing else; held for a push.
     warnings: Mutex<(Vec<String>, usize)>,
+    /// Guards nothing else; held for a push.
+    damage: Mutex<Damage>,
+}
+
+/// What could not be restored.
+#[derive(Default)]
+struct Damage {
+    paths: Vec<DamagedPath>,
+    more: u64,
+    /// Inodes with several names that have no file: none of the names gets one.
+    inodes: HashSet<Ino>,
 }
 
 impl Engine {
@@ -135,9 +162,10 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::InFile`] with the path in the snapshot and the cause: [`Error::Exists`] for a name that is
-    /// taken, damage of the store ([`Error::is_damage`]); [`Error::Io`] with the path on disk. The file
-    /// that failed is not there; what was restored before stays, and `resume` continues from it.
-    /// [`Error::NotFound`] and [`Error::NotDirectory`] for `path`, and those of [`Engine::resolve`].
+    /// taken; [`Error::Io`] with the path on disk. The file
+    /// that failed is not there; what was restored before stays, and `resume` continues from it. Damage of the
+    /// store is no error unless it is the root that cannot be read: it is in the report, and everything else
+    /// is restored. [`Error::Usage`] for a `dest` within the store; [`Error::NotFound`] and [`Error::NotDirectory`] for `path`, and those of [`Engine::resolve`].
     pub fn restore(
         &self,
         text: &str,
@@ -158,6 +186,13 @@ impl Engine {
             .thread_name(|at| format!("restore-{at}"))
             .build()
             .map_err(|source| Error::io("start threads", std::io::Error::other(source)))?;
+        if is_within(dest, &self.path)? {
+            return Err(Error::Usage(format!(
+                "{} is inside the store {}",
+                dest.display(),
+                self.path.display()
+            )));
+        }
         let (top, is_new) = PlainDir::open_or_create(dest)?;
         let total = match &entry.body {
             Body::Dir(DirBody { trie, .. }) => (trie.entries, trie.bytes),
@@ -178,6 +213,7 @@ impl Engine {
             bytes: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
             warnings: Mutex::default(),
+            damage: Mutex::default(),
         };
         pool.install(|| restore.run(entry, is_new))?;
         restore.top.sync_filesystem()?;
@@ -217,9 +253,7 @@ impl Restore<'_> {
         if entry.attrs.kind != Kind::Dir {
             let dir = Arc::clone(&self.top);
             let job = Job { place, dir, entry };
-            let is_made = job.named(self, self.put(&job))?;
-            self.count(u64::from(is_made), 0);
-            return Ok(());
+            return self.put_counted(&job);
         }
         let mut walk = Walk {
             restore: self,
@@ -272,30 +306,56 @@ impl Restore<'_> {
         Ok(dir)
     }
 
+    /// Writes one entry and counts it.
+    fn put_counted(&self, job: &Job) -> Result<()> {
+        let is_made = job.named(self, self.put(job))?;
+        self.count(u64::from(is_made), 0);
+        Ok(())
+    }
+
+    /// The path of an entry in the snapshot.
+    fn path(&self, place: &Place, name: &[u8]) -> Vec<u8> {
+        let mut names: Vec<&[u8]> = Vec::new();
+        if !name.is_empty() {
+            names.push(name);
+        }
+        let mut at = place;
+        while let Some(parent) = &at.parent {
+            names.push(&at.name);
+            at = parent;
+        }
+        if !self.base.is_empty() {
+            names.push(&self.base);
+        }
+        names.reverse();
+        names.join(&b'/')
+    }
+
     /// Adds the path of an entry to an error that does not name a file.
     fn named<T>(&self, place: &Place, name: &[u8], result: Result<T>) -> Result<T> {
         result.map_err(|error| match error {
             Error::Io { .. } | Error::InFile { .. } => error,
-            error => {
-                let mut names: Vec<&[u8]> = Vec::new();
-                if !name.is_empty() {
-                    names.push(name);
-                }
-                let mut at = place;
-                while let Some(parent) = &at.parent {
-                    names.push(&at.name);
-                    at = parent;
-                }
-                if !self.base.is_empty() {
-                    names.push(&self.base);
-                }
-                names.reverse();
-                Error::InFile {
-                    path: String::from_utf8_lossy(&names.join(&b'/')).into_owned(),
-                    source: Box::new(error),
-                }
-            }
+            error => Error::InFile {
+                path: String::from_utf8_lossy(&self.path(place, name)).into_owned(),
+                source: Box::new(error),
+            },
         })
+    }
+
+    /// Notes that something is left out because it cannot be read.
+    fn note_damage(&self, place: &Place, name: &[u8], ranges: Vec<Range<u64>>, cause: String) {
+        let path = self.path(place, name);
+        log::error!("cannot restore {}: {cause}", String::from_utf8_lossy(&path));
+        let mut damage = self.damage.lock();
+        if damage.paths.len() < RESTORE_DAMAGED_MAX {
+            damage.paths.push(DamagedPath {
+                path,
+                ranges,
+                cause,
+            });
+        } else {
+            damage.more += 1;
+        }
     }
 
     pub(super) fn warn(&self, texts: Vec<String>) {
@@ -324,6 +384,8 @@ impl Restore<'_> {
     }
 
     fn report(&self) -> RestoreReport {
+        let mut damage = std::mem::take(&mut *self.damage.lock());
+        damage.paths.sort_by(|a, b| a.path.cmp(&b.path));
         let mut warnings = self.warnings.lock();
         let mut texts = std::mem::take(&mut warnings.0);
         if warnings.1 > 0 {
@@ -334,6 +396,8 @@ impl Restore<'_> {
             bytes: self.bytes.load(Ordering::Relaxed),
             skipped: self.skipped.load(Ordering::Relaxed),
             warnings: texts,
+            damaged: damage.paths,
+            damaged_more: damage.more,
         }
     }
 }
@@ -342,6 +406,28 @@ impl Job {
     /// Adds the path to an error that does not name a file.
     pub(super) fn named<T>(&self, restore: &Restore<'_>, result: Result<T>) -> Result<T> {
         restore.named(&self.place, &self.entry.name, result)
+    }
+
+    /// Notes that this is left out because it cannot be read.
+    pub(super) fn damaged(&self, restore: &Restore<'_>, ranges: Vec<Range<u64>>, cause: String) {
+        if self.entry.nlink > 1 {
+            restore.damage.lock().inodes.insert(self.entry.ino);
+        }
+        restore.note_damage(&self.place, &self.entry.name, ranges, cause);
+    }
+
+    /// Where it is on disk.
+    pub(super) fn path_on_disk(&self) -> PathBuf {
+        match self.entry.attrs.kind {
+            // The open directory is the entry itself.
+            Kind::Dir => self.dir.path_of(b""),
+            _ => self.dir.path_of(&self.entry.name),
+        }
+    }
+
+    /// Whether the inode of this entry was left out under another name.
+    pub(super) fn is_left_out(&self, restore: &Restore<'_>) -> bool {
+        restore.damage.lock().inodes.contains(&self.entry.ino)
     }
 }
 
@@ -421,15 +507,21 @@ impl Walk<'_, '_> {
         let mut page = Vec::new();
         let body = Tree::dir(&frame.entry)?;
         let mut last = frame.after;
-        let read = self
-            .restore
+        let restore = self.restore;
+        let mut each = |cookie, entry: &Entry| {
+            page.push(entry.clone());
+            last = cookie;
+            Ok(page.len() < RESTORE_BATCH)
+        };
+        // A part of the directory that cannot be read is left out, the others are not.
+        let mut bad = |error: Error| {
+            restore.note_damage(&frame.place, b"", Vec::new(), error.to_string());
+            Ok(())
+        };
+        let read = restore
             .tree
-            .for_each_after(body, last, &mut |cookie, entry| {
-                page.push(entry.clone());
-                last = cookie;
-                Ok(page.len() < RESTORE_BATCH)
-            });
-        self.restore.named(&frame.place, b"", read)?;
+            .for_each_readable(body, frame.after, &mut each, &mut bad);
+        restore.named(&frame.place, b"", read)?;
         frame.after = last;
         frame.is_read = page.len() < RESTORE_BATCH;
         for entry in page {
@@ -465,11 +557,10 @@ impl Walk<'_, '_> {
     fn flush(&mut self) -> Result<()> {
         let batch = std::mem::take(&mut self.batch);
         let restore = self.restore;
-        batch.jobs.par_iter().try_for_each(|job| {
-            let is_made = job.named(restore, restore.put(job))?;
-            restore.count(u64::from(is_made), 0);
-            Ok(())
-        })?;
+        batch
+            .jobs
+            .par_iter()
+            .try_for_each(|job| restore.put_counted(job))?;
         for (job, place, name) in &batch.links {
             let linked = restore
                 .open(place)
@@ -488,7 +579,7 @@ impl Walk<'_, '_> {
         let set = job
             .dir
             .itself()
-            .and_then(|node| self.restore.set_meta(&node, &job.entry));
+            .and_then(|node| self.restore.set_meta(&node, job));
         self.restore.named(&job.place, b"", set)?;
         if job.place.depth > 0 {
             self.restore.count(1, 0);

@@ -4,17 +4,17 @@ use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
+use parking_lot::Mutex;
 use rayon::prelude::*;
 
-use super::entry::hash_file;
+use super::entry::{hash_file, overlapping};
 use super::restore::{Job, Restore};
 use super::tree::read_extents;
-use crate::base::limits::{SEGMENT_LEN, SUBTREE_LEN};
+use crate::base::limits::{RESTORE_DAMAGED_RANGES_MAX, SEGMENT_LEN, SUBTREE_LEN};
 use crate::base::{ByteLen, Digest, Error, Result};
 use crate::disk::{PlainDir, PlainFacts, PlainFile, PlainKind, PlainMeta, PlainNode};
-use crate::engine::extents::clip;
 use crate::format::node::{Body, Entry};
-use crate::format::rows::{ExtentRow, Kind};
+use crate::format::rows::{ExtentRow, FLAG_APPEND, FLAG_IMMUTABLE, Kind};
 use crate::hash::{self, FileHasher};
 
 /// A name in the destination that is there only until what it names is complete.
@@ -40,7 +40,7 @@ impl Restore<'_> {
         let (dir, entry) = (&*job.dir, &job.entry);
         if let Some(found) = dir.facts(&entry.name)? {
             if self.options.resume && self.is_same(dir, entry, &found)? {
-                self.set_meta(&dir.node(&entry.name)?, entry)?;
+                self.set_meta(&dir.node(&entry.name)?, job)?;
                 self.skipped.fetch_add(1, Ordering::Relaxed);
                 return Ok(true);
             }
@@ -51,12 +51,8 @@ impl Restore<'_> {
         let node = match &entry.body {
             Body::Inline(_) | Body::File(_) => {
                 let node = dir.make_file(&name)?;
-                let found = self.write(&node, entry)?;
-                if found != entry.content {
-                    return Err(Error::SeedMismatch {
-                        expected: entry.content.to_hex(),
-                        found: found.to_hex(),
-                    });
+                if !self.write_checked(&node, job)? {
+                    return Ok(false);
                 }
                 node
             }
@@ -78,7 +74,7 @@ impl Restore<'_> {
             }
             Body::Dir(_) => return Err(Error::IsDirectory),
         };
-        self.set_meta(&node, entry)?;
+        self.set_meta(&node, job)?;
         drop(node);
         self.publish(&mut temporary, &entry.name)?;
         Ok(true)
@@ -87,6 +83,11 @@ impl Restore<'_> {
     /// Makes a further name of what `name` in `from` names; `false` if that could not be made.
     pub(super) fn put_link(&self, job: &Job, from: &PlainDir, name: &[u8]) -> Result<bool> {
         let (dir, entry) = (&*job.dir, &job.entry);
+        if job.is_left_out(self) {
+            let cause = "another name of a file that cannot be read";
+            job.damaged(self, Vec::new(), cause.to_owned());
+            return Ok(false);
+        }
         let Some(first) = from.facts(name)? else {
             // A device; the warning is there.
             return Ok(false);
@@ -104,8 +105,16 @@ impl Restore<'_> {
         Ok(true)
     }
 
-    pub(super) fn set_meta(&self, node: &PlainNode, entry: &Entry) -> Result<()> {
+    pub(super) fn set_meta(&self, node: &PlainNode, job: &Job) -> Result<()> {
+        let entry = &job.entry;
         let attrs = &entry.attrs;
+        if attrs.flags & (FLAG_IMMUTABLE | FLAG_APPEND) != 0 {
+            let path = job.path_on_disk();
+            self.warn(vec![format!(
+                "{}: the flags immutable and append-only are not restored",
+                path.display()
+            )]);
+        }
         let warnings = node.set_meta(&PlainMeta {
             mode: u32::from(attrs.mode),
             uid: attrs.uid,
@@ -190,12 +199,43 @@ impl Restore<'_> {
         }
     }
 
-    /// Writes the bytes of a file; returns the digest of what was handed to the disk.
-    fn write(&self, node: &PlainNode, entry: &Entry) -> Result<Digest> {
+    /// Writes the bytes of a file and compares their digest; `false`, and noted, if they cannot all be read.
+    fn write_checked(&self, node: &PlainNode, job: &Job) -> Result<bool> {
+        let entry = &job.entry;
+        let bad = Mutex::new(Bad::default());
+        let found = self.write(node, entry, &bad)?;
+        let mut bad = bad.into_inner();
+        if let Some(cause) = bad.cause {
+            bad.ranges.sort_by_key(|range| range.start);
+            job.damaged(self, joined(&bad.ranges), cause);
+            return Ok(false);
+        }
+        if found != Some(entry.content) {
+            let error = Error::SeedMismatch {
+                expected: entry.content.to_hex(),
+                found: found.map_or_else(String::new, |found| found.to_hex()),
+            };
+            let whole = 0..entry.attrs.size;
+            job.damaged(self, vec![whole], error.to_string());
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Writes the bytes of a file; returns the digest of what was handed to the disk, none if something
+    /// could not be read.
+    fn write(&self, node: &PlainNode, entry: &Entry, bad: &Mutex<Bad>) -> Result<Option<Digest>> {
         let size = entry.attrs.size;
         node.set_len(size)?;
         let mut hasher = FileHasher::new();
-        for idx in self.tree.segments(entry)? {
+        let segments = match self.tree.segments(entry) {
+            Ok(segments) => segments,
+            Err(error) => {
+                bad.lock().add(None, &error);
+                return Ok(None);
+            }
+        };
+        for idx in segments {
             let start = idx.saturating_mul(SEGMENT_LEN);
             if start >= size {
                 break;
@@ -203,12 +243,19 @@ impl Restore<'_> {
             let end = (start + SEGMENT_LEN).min(size);
             let hole = start - hasher.len().raw();
             hasher.push_zeros(ByteLen::from_raw(hole));
-            let extents = self.tree.extents(entry, start..end)?;
+            let extents = match self.tree.extents(entry, start..end) {
+                Ok(extents) => extents,
+                Err(error) => {
+                    bad.lock().add(Some(start..end), &error);
+                    Vec::new()
+                }
+            };
             let parts: Vec<Digest> = (0..(end - start).div_ceil(SUBTREE_LEN))
                 .into_par_iter()
                 .map(|n| {
                     let at = start + n * SUBTREE_LEN;
-                    self.write_part(node, &extents, at..(at + SUBTREE_LEN).min(end))
+                    let part = at..(at + SUBTREE_LEN).min(end);
+                    self.write_part(node, &extents, part, bad)
                 })
                 .collect::<Result<_>>()?;
             hasher.push_subtree(ByteLen::from_raw(end - start), hash::join_subtrees(&parts));
@@ -217,35 +264,74 @@ impl Restore<'_> {
         let tail = size.saturating_sub(hasher.len().raw());
         hasher.push_zeros(ByteLen::from_raw(tail));
         self.count(0, tail);
-        hasher.finish(ByteLen::from_raw(size))
+        hasher.finish(ByteLen::from_raw(size)).map(Some)
     }
 
-    /// Writes the data of at most 1 MiB, and leaves its holes; returns the digest of the whole.
+    /// Writes the data of at most 1 MiB, and leaves its holes; returns the digest of the whole. After
+    /// something could not be read it only looks for what else cannot.
     fn write_part(
         &self,
         node: &PlainNode,
         extents: &[(u64, ExtentRow)],
         part: Range<u64>,
+        bad: &Mutex<Bad>,
     ) -> Result<Digest> {
-        let extents: Vec<(u64, ExtentRow)> = extents
-            .iter()
-            .filter(|(off, e)| *off < part.end && off + u64::from(e.len) > part.start)
-            .map(|(off, e)| clip(*off, *e, &part))
-            .collect();
+        let extents = overlapping(extents.iter().copied(), &part);
         if extents.is_empty() {
             return Ok(hash::zero_subtree(ByteLen::from_raw(part.end - part.start)));
         }
         let mut bytes = Vec::new();
-        read_extents(self.tree.store, &extents, part.clone(), &mut bytes)?;
-        for run in runs(&extents) {
-            let at = |off: u64| usize::try_from(off - part.start).unwrap_or(usize::MAX);
-            let data = bytes
-                .get(at(run.start)..at(run.end))
-                .ok_or(Error::Internal("an extent outside of its part"))?;
-            node.write_at(data, run.start)?;
+        if read_extents(self.tree.store, &extents, part.clone(), &mut bytes).is_err() {
+            let mut none = Vec::new();
+            for (off, extent) in &extents {
+                let range = *off..off + u64::from(extent.len);
+                let one = [(*off, *extent)];
+                none.clear();
+                if let Err(error) = read_extents(self.tree.store, &one, range.clone(), &mut none) {
+                    bad.lock().add(Some(range), &error);
+                }
+            }
+            return Ok(hash::zero_subtree(ByteLen::from_raw(part.end - part.start)));
+        }
+        if bad.lock().cause.is_none() {
+            for run in runs(&extents) {
+                let at = |off: u64| usize::try_from(off - part.start).unwrap_or(usize::MAX);
+                let data = bytes
+                    .get(at(run.start)..at(run.end))
+                    .ok_or(Error::Internal("an extent outside of its part"))?;
+                node.write_at(data, run.start)?;
+            }
         }
         Ok(hash::subtree_digest(&bytes))
     }
+}
+
+/// What of a file cannot be read.
+#[derive(Default)]
+struct Bad {
+    ranges: Vec<Range<u64>>,
+    /// Set as soon as there is anything.
+    cause: Option<String>,
+}
+
+impl Bad {
+    fn add(&mut self, range: Option<Range<u64>>, error: &Error) {
+        self.cause.get_or_insert_with(|| error.to_string());
+        self.ranges.extend(range);
+    }
+}
+
+/// Sorted ranges with neighbours joined; the last one takes in all that would be too many.
+fn joined(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut out: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        let is_full = out.len() >= RESTORE_DAMAGED_RANGES_MAX;
+        match out.last_mut() {
+            Some(last) if last.end >= range.start || is_full => last.end = last.end.max(range.end),
+            _ => out.push(range.clone()),
+        }
+    }
+    out
 }
 
 /// The ranges that extents cover without a gap.

@@ -1,13 +1,13 @@
 //! Reading a snapshot's tree of nodes.
 
-use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use crate::base::limits::SEGMENT_LEN;
+use super::nodes;
+use crate::base::limits::{NODES_CACHED_LEN, SEGMENT_LEN};
 use crate::base::{ChunkId, Error, Result};
 use crate::chunk::ChunkStore;
 use crate::engine::extents::clip;
@@ -17,9 +17,6 @@ use crate::format::node::{Body, DirBody, DirChild, Entry, Node};
 use crate::format::rows::{ExtentRow, Kind, SnapshotRow};
 use crate::hash::{self, EntryKind, RootRecord, Seed};
 
-/// Decoded nodes that are kept.
-const NODES_CACHED: usize = 512;
-
 /// The trees of all snapshots of a store, read through a cache of decoded nodes.
 pub(crate) struct Tree<'a> {
     pub(crate) store: &'a ChunkStore,
@@ -28,13 +25,41 @@ pub(crate) struct Tree<'a> {
 
 /// Decoded nodes, least recently used ones go first.
 #[derive(Debug)]
-pub(crate) struct NodeCache(Mutex<LruCache<ChunkId, Arc<Node>>>);
+pub(crate) struct NodeCache(Mutex<Cached>);
+
+#[derive(Debug)]
+struct Cached {
+    /// Nodes with the lengths of their encodings.
+    nodes: LruCache<ChunkId, (Arc<Node>, usize)>,
+    /// Sum of these lengths in bytes.
+    len: usize,
+}
 
 impl NodeCache {
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(LruCache::new(
-            NonZeroUsize::MIN.saturating_add(NODES_CACHED - 1),
-        )))
+        Self(Mutex::new(Cached {
+            nodes: LruCache::unbounded(),
+            len: 0,
+        }))
+    }
+
+    fn get(&self, id: &ChunkId) -> Option<Arc<Node>> {
+        let mut cached = self.0.lock();
+        cached.nodes.get(id).map(|(node, _)| Arc::clone(node))
+    }
+
+    /// Keeps a node. One that is larger than all that may be kept stays alone until the next one.
+    fn put(&self, id: ChunkId, node: Arc<Node>, len: usize) {
+        let mut cached = self.0.lock();
+        if let Some((_, old)) = cached.nodes.put(id, (node, len)) {
+            cached.len -= old;
+        }
+        cached.len += len;
+        while cached.len > NODES_CACHED_LEN && cached.nodes.len() > 1 {
+            if let Some((_, (_, old))) = cached.nodes.pop_lru() {
+                cached.len -= old;
+            }
+        }
     }
 }
 
@@ -58,14 +83,21 @@ fn malformed(detail: &'static str) -> Error {
     }
 }
 
+/// What a walk through a directory calls: for each entry, and for what cannot be read.
+struct Walk<'a> {
+    each: &'a mut dyn FnMut(u64, &Entry) -> Result<bool>,
+    bad: &'a mut dyn FnMut(Error) -> Result<()>,
+}
+
 impl Tree<'_> {
     /// A node.
     pub(crate) fn node(&self, id: &ChunkId) -> Result<Arc<Node>> {
-        if let Some(node) = self.cache.0.lock().get(id) {
-            return Ok(Arc::clone(node));
+        if let Some(node) = self.cache.get(id) {
+            return Ok(node);
         }
-        let node = Arc::new(Node::decode(&self.store.get(id)?)?);
-        self.cache.0.lock().put(*id, Arc::clone(&node));
+        let (node, len) = nodes::load(self.store, id)?;
+        let node = Arc::new(node);
+        self.cache.put(*id, Arc::clone(&node), len);
         Ok(node)
     }
 
@@ -133,7 +165,30 @@ impl Tree<'_> {
         after: u64,
         each: &mut dyn FnMut(u64, &Entry) -> Result<bool>,
     ) -> Result<()> {
-        self.walk(&dir.trie, 0, 0, after, each).map(|_| ())
+        self.walk(
+            &dir.trie,
+            0,
+            0,
+            after,
+            &mut Walk {
+                each,
+                bad: &mut Err,
+            },
+        )
+        .map(|_| ())
+    }
+
+    /// As [`Tree::for_each_after`], but a part of the directory that cannot be read is told to `bad` and
+    /// passed by if that returns `Ok`.
+    pub(crate) fn for_each_readable(
+        &self,
+        dir: &DirBody,
+        after: u64,
+        each: &mut dyn FnMut(u64, &Entry) -> Result<bool>,
+        bad: &mut dyn FnMut(Error) -> Result<()>,
+    ) -> Result<()> {
+        self.walk(&dir.trie, 0, 0, after, &mut Walk { each, bad })
+            .map(|_| ())
     }
 
     /// Walks the part of a trie whose slots begin with the `depth` bits of `prefix`.
@@ -143,18 +198,22 @@ impl Tree<'_> {
         depth: u32,
         prefix: u64,
         after: u64,
-        each: &mut dyn FnMut(u64, &Entry) -> Result<bool>,
+        how: &mut Walk<'_>,
     ) -> Result<bool> {
         // Slots hold 55 bits of hash from bit 62 down; nothing in this part is greater than `last`.
         let last = prefix | (u64::MAX >> (1 + depth.min(62)));
         if last <= after {
             return Ok(true);
         }
-        match &*self.node(&child.node)? {
+        let node = match self.node(&child.node) {
+            Ok(node) => node,
+            Err(error) => return (how.bad)(error).map(|()| true),
+        };
+        match &*node {
             Node::DirInner(inner) => {
                 let bit = (1u64 << 62).checked_shr(depth).unwrap_or(0);
-                Ok(self.walk(&inner.left, depth + 1, prefix, after, each)?
-                    && self.walk(&inner.right, depth + 1, prefix | bit, after, each)?)
+                Ok(self.walk(&inner.left, depth + 1, prefix, after, how)?
+                    && self.walk(&inner.right, depth + 1, prefix | bit, after, how)?)
             }
             Node::DirLeaf(entries) => {
                 let mut slots: Vec<(u64, &Entry)> = entries
@@ -166,7 +225,7 @@ impl Tree<'_> {
                 for (slot, entry) in slots {
                     let cookie = slot.max(used + 1);
                     used = cookie;
-                    if cookie > after && !each(cookie, entry)? {
+                    if cookie > after && !(how.each)(cookie, entry)? {
                         return Ok(false);
                     }
                 }

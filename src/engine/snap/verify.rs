@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use rayon::prelude::*;
 
 use super::entry::overlapping;
+use super::nodes;
 use super::tree::{Tree, entry_kind, read_extents};
 use super::trie::summary;
 use crate::base::limits::{SEGMENT_LEN, SUBTREE_LEN, VERIFY_BATCH};
@@ -132,7 +133,7 @@ impl Verify<'_> {
 
     /// A node, read past the cache of decoded nodes.
     fn node(&self, id: &ChunkId) -> Result<Node> {
-        Node::decode(&self.engine.store.get(id)?)
+        nodes::load(&self.engine.store, id).map(|(node, _)| node)
     }
 
     fn root(&self, row: &SnapshotRow) -> Result<Work> {
