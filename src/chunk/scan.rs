@@ -133,14 +133,17 @@ impl Scan<'_> {
         let start = PackOff::from_raw(0);
         let sealed = sealed_at(file.as_ref(), len, &path)?;
         // Without a footer and with nobody who vouches for any of it: what a crash has left of its creation.
-        // Then a header that is torn or missing is no damage, and nothing follows it.
+        // Then a header that is torn, missing or stale is no damage, and nothing follows it.
         let unnamed = sealed.is_none() && claim.vouched.is_none();
         if unnamed && len < PACK_HEADER_LEN as u64 {
             return Ok(());
         }
         let header = read_exactly(file.as_ref(), start, PACK_HEADER_LEN, || path.clone())?;
         let hash = |parts: &[&[u8]]| checksum(Checksum::PackHeader, parts);
-        if unnamed && decode_pack_header(&header, &hash).is_err() {
+        let is_own = |found: PackHeader| {
+            found.store == self.store && found.pack == self.id && found.kind() == kind
+        };
+        if unnamed && !decode_pack_header(&header, &hash).is_ok_and(is_own) {
             return Ok(());
         }
         // The frames do not need it: each is bound to its address.
