@@ -18,6 +18,7 @@ mod read;
 mod repair;
 mod replay;
 mod scan;
+mod settle;
 mod store;
 mod superblocks;
 mod types;
@@ -34,6 +35,7 @@ pub use parity_encode::PackToCover;
 pub use repair::{LostRange, RangeOutcome, RepairOutcome, RepairedPack};
 pub use replay::{EachCommit, LogTail, Replay, replay};
 pub use scan::{ScanReport, Scanned};
+pub use settle::settle_log;
 pub use store::ChunkStore;
 pub use superblocks::load_superblock;
 pub use types::{

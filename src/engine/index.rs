@@ -6,13 +6,13 @@
 
 use std::path::Path;
 
-use super::open::Config;
+use super::open::{Config, Place};
 use crate::base::{Error, PackOff, Result, Site};
 use crate::chunk::{LogTail, Replay, Watermark, load_superblock, pack_name, replay};
 use crate::disk::{Disk, RealDisk, StoreLock, move_dir, remove_tree};
 use crate::format::rows::{Op, PackKind};
 use crate::format::superblock::Superblock;
-use crate::meta::{Index, IndexConfig};
+use crate::meta::{Index, IndexConfig, MemoryTables};
 
 /// Name of the directory of the index within a store.
 const INDEX: &str = "index";
@@ -34,6 +34,8 @@ fn index_config(config: &Config) -> IndexConfig {
 struct Home<'a> {
     dir: &'a Path,
     disk: &'a dyn Disk,
+    /// What the index is in, if not in a directory.
+    tables: Option<&'a MemoryTables>,
     superblock: &'a Superblock,
     config: &'a Config,
 }
@@ -43,14 +45,15 @@ struct Home<'a> {
 /// # Errors
 /// [`Error::Index`] if the index may be good but cannot be opened: nothing is deleted then. Those of the replay.
 pub(super) fn open(
-    dir: &Path,
-    disk: &dyn Disk,
+    place: &Place,
     superblock: &Superblock,
     config: &Config,
 ) -> Result<(Index, LogTail)> {
+    let dir = place.dir.as_path();
     let home = Home {
         dir,
-        disk,
+        disk: place.disk.as_ref(),
+        tables: place.index.as_ref(),
         superblock,
         config,
     };
@@ -59,9 +62,16 @@ pub(super) fn open(
         Ok(found) => Ok(found),
         Err(why) => {
             log::warn!("the index of {} {why}; it is made anew", dir.display());
-            let (tail, _) = home.rebuild(&Watermark::START)?;
-            let index = Index::open(&dir.join(INDEX), &index_config(config))?;
-            Ok((index, tail))
+            let tail = match home.tables {
+                Some(tables) => {
+                    let new = MemoryTables::default();
+                    let (tail, _) = home.build(&Index::in_memory(new.clone())?)?;
+                    tables.become_copy_of(&new);
+                    tail
+                }
+                None => home.rebuild(&Watermark::START)?.0,
+            };
+            Ok((home.open_current()?, tail))
         }
     }
 }
@@ -78,6 +88,7 @@ pub(super) fn rebuild(dir: &Path, config: &Config) -> Result<u64> {
     let home = Home {
         dir,
         disk: &disk,
+        tables: None,
         superblock: &superblock,
         config,
     };
@@ -98,6 +109,13 @@ pub(super) fn rebuild(dir: &Path, config: &Config) -> Result<u64> {
 type EachCommit<'a> = &'a mut dyn FnMut(&Index, Vec<Op>, Watermark) -> Result<()>;
 
 impl Home<'_> {
+    fn open_current(&self) -> Result<Index> {
+        match self.tables {
+            Some(tables) => Index::in_memory(tables.clone()),
+            None => Index::open(&self.dir.join(INDEX), &index_config(self.config)),
+        }
+    }
+
     /// Removes what an interrupted rebuild has left.
     fn clear(&self) -> Result<()> {
         remove_tree(&self.dir.join(INDEX_NEW))?;
@@ -109,7 +127,7 @@ impl Home<'_> {
         &self,
         each: EachCommit<'_>,
     ) -> Result<std::result::Result<(Index, LogTail), String>> {
-        let opened = Index::open(&self.dir.join(INDEX), &index_config(self.config));
+        let opened = self.open_current();
         let marked = opened.and_then(|index| index.watermark().map(|mark| (index, mark)));
         let (index, mark) = match marked {
             Ok(found) => found,
@@ -132,10 +150,13 @@ impl Home<'_> {
     /// Makes a new index from the whole log, which must reach `least`; it then takes the place of the old one.
     fn rebuild(&self, least: &Watermark) -> Result<(LogTail, u64)> {
         let new = self.dir.join(INDEX_NEW);
-        let built = self.build(&new).and_then(|(tail, commits)| {
-            self.check_end(&tail.watermark(), least)?;
-            Ok((tail, commits))
-        });
+        let index = Index::open(&new, &index_config(self.config));
+        let built = index
+            .and_then(|index| self.build(&index))
+            .and_then(|(tail, commits)| {
+                self.check_end(&tail.watermark(), least)?;
+                Ok((tail, commits))
+            });
         let (tail, commits) = match built {
             Ok(built) => built,
             Err(error) => {
@@ -170,8 +191,7 @@ impl Home<'_> {
         })
     }
 
-    fn build(&self, path: &Path) -> Result<(LogTail, u64)> {
-        let index = Index::open(path, &index_config(self.config))?;
+    fn build(&self, index: &Index) -> Result<(LogTail, u64)> {
         let mut commits = 0;
         let mut each = |ops: Vec<Op>, mark: Watermark| {
             commits += 1;

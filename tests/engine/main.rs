@@ -10,8 +10,6 @@
 )]
 
 mod damage;
-#[path = "../common/dice.rs"]
-mod dice;
 mod diff;
 mod fold;
 mod history;
@@ -19,4 +17,5 @@ mod large;
 mod model;
 mod recovery;
 mod seeds;
+mod steps;
 mod world;
