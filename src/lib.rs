@@ -15,3 +15,4 @@ pub mod format;
 pub mod fuse;
 pub mod hash;
 pub mod meta;
+pub mod sim;

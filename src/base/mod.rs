@@ -3,7 +3,13 @@
 mod date;
 /// Random numbers and bytes for tests.
 #[cfg(test)]
-#[path = "../../tests/common/dice.rs"]
+#[path = "../sim/dice.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    clippy::duplicate_mod,
+    reason = "tests use some of it; elsewhere it is public"
+)]
 pub(crate) mod dice;
 mod env;
 mod error;

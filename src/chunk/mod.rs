@@ -22,6 +22,7 @@ mod repair;
 mod replay;
 mod reserve;
 mod scan;
+mod settle;
 mod store;
 mod superblocks;
 mod types;
@@ -43,6 +44,7 @@ pub use parity_encode::PackToCover;
 pub use repair::{LostRange, RangeOutcome, RepairOutcome, RepairedPack};
 pub use replay::{EachCommit, LogTail, Replay, replay};
 pub use scan::{ScanReport, Scanned};
+pub use settle::settle_log;
 pub use store::ChunkStore;
 pub use superblocks::load_superblock;
 pub use types::{

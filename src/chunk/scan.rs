@@ -131,10 +131,23 @@ impl Scan<'_> {
         let len = file.len()?.raw();
         self.report.bytes = len;
         let start = PackOff::from_raw(0);
+        let sealed = sealed_at(file.as_ref(), len, &path)?;
+        // Without a footer and with nobody who vouches for any of it: what a crash has left of its creation.
+        // Then a header that is torn, missing or stale is no damage, and nothing follows it.
+        let unnamed = sealed.is_none() && claim.vouched.is_none();
+        if unnamed && len < PACK_HEADER_LEN as u64 {
+            return Ok(());
+        }
         let header = read_exactly(file.as_ref(), start, PACK_HEADER_LEN, || path.clone())?;
+        let hash = |parts: &[&[u8]]| checksum(Checksum::PackHeader, parts);
+        let is_own = |found: PackHeader| {
+            found.store == self.store && found.pack == self.id && found.kind() == kind
+        };
+        if unnamed && !decode_pack_header(&header, &hash).is_ok_and(is_own) {
+            return Ok(());
+        }
         // The frames do not need it: each is bound to its address.
         let header = self.header(&header, kind)?;
-        let sealed = sealed_at(file.as_ref(), len, &path)?;
         let limit = sealed.or(claim.vouched).unwrap_or(PackOff::from_raw(len));
         if limit.raw() > len {
             return Err(Error::PackTruncated {
@@ -154,7 +167,8 @@ impl Scan<'_> {
         let end = self.frames_of(&mut window, strict)?;
         let mut log_end = (0, Lsn::from_raw(0), [0; 32]);
         if let Some(cut) = header.as_ref().and_then(|header| header.cut) {
-            let valid = claim.vouched.unwrap_or(limit).min(limit);
+            // What nobody vouches for may be torn from its first record on.
+            let valid = claim.vouched.or(sealed).unwrap_or(start).min(limit);
             let window = Window::new(Arc::clone(&file), path.clone(), limit);
             let mut walk = Walk::new(self.store, self.id, &cut, window);
             self.records(&mut walk, valid)?;

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use super::open::Config;
+use super::open::{Config, Place};
 use crate::base::{Error, PackOff, Result, Site};
 use crate::chunk::{
     CheckpointName, LogTail, Replay, Watermark, checkpoints, load_checkpoint, load_superblock,
@@ -15,7 +15,7 @@ use crate::chunk::{
 use crate::disk::{Disk, RealDisk, StoreLock, move_dir, remove_tree};
 use crate::format::rows::{Op, PackKind};
 use crate::format::superblock::Superblock;
-use crate::meta::{Index, IndexConfig};
+use crate::meta::{Index, IndexConfig, MemoryTables};
 
 /// Name of the directory of the index within a store.
 const INDEX: &str = "index";
@@ -37,6 +37,8 @@ fn index_config(config: &Config) -> IndexConfig {
 struct Home<'a> {
     dir: &'a Path,
     disk: &'a dyn Disk,
+    /// What the index is in, if not in a directory.
+    tables: Option<&'a MemoryTables>,
     superblock: &'a Superblock,
     config: &'a Config,
 }
@@ -46,14 +48,15 @@ struct Home<'a> {
 /// # Errors
 /// [`Error::Index`] if the index may be good but cannot be opened: nothing is deleted then. Those of the replay.
 pub(super) fn open(
-    dir: &Path,
-    disk: &dyn Disk,
+    place: &Place,
     superblock: &Superblock,
     config: &Config,
 ) -> Result<(Index, LogTail)> {
+    let dir = place.dir.as_path();
     let home = Home {
         dir,
-        disk,
+        disk: place.disk.as_ref(),
+        tables: place.index.as_ref(),
         superblock,
         config,
     };
@@ -62,9 +65,19 @@ pub(super) fn open(
         Ok(found) => Ok(found),
         Err(why) => {
             log::warn!("the index of {} {why}; it is made anew", dir.display());
-            let (tail, _) = home.rebuild(&Watermark::START)?;
-            let index = Index::open(&dir.join(INDEX), &index_config(config))?;
-            Ok((index, tail))
+            let tail = match home.tables {
+                Some(tables) => {
+                    let new = MemoryTables::default();
+                    let (tail, _) = home.build(&|| {
+                        new.clear();
+                        Index::in_memory(new.clone())
+                    })?;
+                    tables.become_copy_of(&new);
+                    tail
+                }
+                None => home.rebuild(&Watermark::START)?.0,
+            };
+            Ok((home.open_current()?, tail))
         }
     }
 }
@@ -81,6 +94,7 @@ pub(super) fn rebuild(dir: &Path, config: &Config) -> Result<u64> {
     let home = Home {
         dir,
         disk: &disk,
+        tables: None,
         superblock: &superblock,
         config,
     };
@@ -101,6 +115,13 @@ pub(super) fn rebuild(dir: &Path, config: &Config) -> Result<u64> {
 type EachCommit<'a> = &'a mut dyn FnMut(&Index, Vec<Op>, Watermark) -> Result<()>;
 
 impl Home<'_> {
+    fn open_current(&self) -> Result<Index> {
+        match self.tables {
+            Some(tables) => Index::in_memory(tables.clone()),
+            None => Index::open(&self.dir.join(INDEX), &index_config(self.config)),
+        }
+    }
+
     /// Removes what an interrupted rebuild has left.
     fn clear(&self) -> Result<()> {
         remove_tree(&self.dir.join(INDEX_NEW))?;
@@ -112,7 +133,7 @@ impl Home<'_> {
         &self,
         each: EachCommit<'_>,
     ) -> Result<std::result::Result<(Index, LogTail), String>> {
-        let opened = Index::open(&self.dir.join(INDEX), &index_config(self.config));
+        let opened = self.open_current();
         let marked = opened.and_then(|index| index.watermark().map(|mark| (index, mark)));
         let (index, mark) = match marked {
             Ok(found) => found,
@@ -143,7 +164,11 @@ impl Home<'_> {
     /// Makes a new index from a checkpoint or from nothing, and the log from there on, which must reach `least`; it then takes the place of the old one.
     fn rebuild(&self, least: &Watermark) -> Result<(LogTail, u64)> {
         let new = self.dir.join(INDEX_NEW);
-        let built = self.build(&new).and_then(|(tail, commits)| {
+        let empty = || {
+            remove_tree(&new)?;
+            Index::open(&new, &index_config(self.config))
+        };
+        let built = self.build(&empty).and_then(|(tail, commits)| {
             self.check_end(&tail.watermark(), least)?;
             Ok((tail, commits))
         });
@@ -182,14 +207,13 @@ impl Home<'_> {
     }
 
     /// Takes the newest checkpoint that verifies. If none does, and the log does not reach back to its beginning,
-    /// the newest is the error: never a shorter tree.
-    fn build(&self, path: &Path) -> Result<(LogTail, u64)> {
+    /// the newest is the error: never a shorter tree. Each try is given a new index by `empty`.
+    fn build(&self, empty: &dyn Fn() -> Result<Index>) -> Result<(LogTail, u64)> {
         let mut first = None;
         for name in checkpoints(self.disk)?.into_iter().rev() {
-            match self.build_from(path, Some(name)) {
+            match self.build_from(&empty()?, Some(name)) {
                 Err(error @ (Error::CheckpointDamaged { .. } | Error::Io { .. })) => {
                     log::warn!("{error}");
-                    remove_tree(path)?;
                     first.get_or_insert(error);
                 }
                 done => return done,
@@ -198,12 +222,11 @@ impl Home<'_> {
         let needed = log_start(self.disk, self.superblock)?.is_some();
         match first {
             Some(error) if needed => Err(error),
-            _ => self.build_from(path, None),
+            _ => self.build_from(&empty()?, None),
         }
     }
 
-    fn build_from(&self, path: &Path, base: Option<CheckpointName>) -> Result<(LogTail, u64)> {
-        let index = Index::open(path, &index_config(self.config))?;
+    fn build_from(&self, index: &Index, base: Option<CheckpointName>) -> Result<(LogTail, u64)> {
         let mark = match base {
             None => None,
             Some(name) => {

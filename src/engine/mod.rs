@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-pub use open::{AtimePolicy, Config, InitOptions};
+pub use open::{AtimePolicy, Config, InitOptions, Place};
 pub use snap::{DamagedPath, RestoreOptions, RestoreReport};
 pub use types::{
     Allocate, Caller, Change, CheckReport, CleanOptions, CleanReport, CleanStep, DiffItem, DirItem,

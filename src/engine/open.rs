@@ -1,6 +1,6 @@
 //! Making, opening and closing stores.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -18,12 +18,12 @@ use crate::base::limits::{
     MEMORY_DEFAULT, MEMORY_MIN, PACK_CAPACITY_DEFAULT, PACK_CAPACITY_MAX, PACK_CAPACITY_MIN,
 };
 use crate::base::{ByteLen, ChunkId, Env, Error, Ino, PackId, Result, StoreId};
-use crate::chunk::{ChunkLookup, ChunkStore, StoreConfig, load_superblock};
+use crate::chunk::{ChunkLookup, ChunkStore, StoreConfig, load_superblock, settle_log};
 use crate::disk::{Disk, RealDisk, StoreLock, create_dirs, owner_of};
 use crate::format::keys;
 use crate::format::rows::{Attrs, ChunkRow, InodeRow, Kind, PackRow, Table, decode_counter};
 use crate::format::superblock::Superblock;
-use crate::meta::{Index, Overlays, Rows, for_each_row};
+use crate::meta::{Index, MemoryTables, Overlays, Rows, for_each_row};
 
 /// Choices that are made once, when a store is made.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +37,18 @@ impl Default for InitOptions {
         Self {
             pack_capacity: PACK_CAPACITY_DEFAULT,
         }
+    }
+}
+
+impl InitOptions {
+    fn check(&self) -> Result<()> {
+        if (PACK_CAPACITY_MIN..=PACK_CAPACITY_MAX).contains(&self.pack_capacity) {
+            return Ok(());
+        }
+        Err(Error::Usage(format!(
+            "pack capacity {} is not within {PACK_CAPACITY_MIN} and {PACK_CAPACITY_MAX} bytes",
+            self.pack_capacity
+        )))
     }
 }
 
@@ -91,6 +103,35 @@ impl Default for Config {
     }
 }
 
+/// Where a store is: what its files are on and what holds its index.
+#[derive(Clone)]
+pub struct Place {
+    /// What its packs and superblocks are on.
+    pub disk: Arc<dyn Disk>,
+    /// A directory of the system, for its lock and, unless `index` is given, its index.
+    pub dir: PathBuf,
+    /// Tables that the index is in instead of a directory.
+    pub index: Option<MemoryTables>,
+}
+
+impl Place {
+    /// A store that is in a directory with all it has.
+    #[must_use]
+    pub fn directory(dir: &Path) -> Self {
+        Self {
+            disk: Arc::new(RealDisk::new(dir)),
+            dir: dir.to_owned(),
+            index: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Place({})", self.dir.display())
+    }
+}
+
 /// The index as the chunk store sees it.
 struct Lookup(Arc<Index>);
 
@@ -116,19 +157,22 @@ impl Engine {
     /// # Errors
     /// [`Error::CannotInit`] if there is something in `dir`, [`Error::Usage`] for a capacity out of range.
     pub fn init(dir: &Path, env: &Env, options: &InitOptions) -> Result<()> {
-        if !(PACK_CAPACITY_MIN..=PACK_CAPACITY_MAX).contains(&options.pack_capacity) {
-            return Err(Error::Usage(format!(
-                "pack capacity {} is not within {PACK_CAPACITY_MIN} and {PACK_CAPACITY_MAX} bytes",
-                options.pack_capacity
-            )));
-        }
-        let real = RealDisk::new(dir);
+        options.check()?;
         create_dirs(dir)?;
+        Self::init_on(&Place::directory(dir), env, options)
+    }
+
+    /// As [`Engine::init`], on a disk of the caller's.
+    ///
+    /// # Errors
+    /// As [`Engine::init`].
+    pub fn init_on(place: &Place, env: &Env, options: &InitOptions) -> Result<()> {
+        options.check()?;
         let cannot = |detail| Error::CannotInit {
-            path: dir.to_owned(),
+            path: place.dir.clone(),
             detail,
         };
-        let names = real.list("")?;
+        let names = place.disk.list("")?;
         if names.iter().any(|name| name.starts_with("super.")) {
             return Err(cannot("it is a store already"));
         }
@@ -142,8 +186,7 @@ impl Engine {
             env.now(),
             ByteLen::from_raw(options.pack_capacity),
         );
-        let disk: Arc<dyn Disk> = Arc::new(real);
-        ChunkStore::create(&disk, &superblock)
+        ChunkStore::create(&place.disk, &superblock)
     }
 
     /// Opens the store in `dir` and recovers whatever a crash has left.
@@ -152,9 +195,8 @@ impl Engine {
     /// [`Error::NotAStore`], [`Error::Locked`], [`Error::VersionTooNew`], [`Error::UnknownFeatures`],
     /// [`Error::LogDamaged`], [`Error::PackMissing`], [`Error::PackTruncated`], [`Error::SeedUnknown`] and others.
     pub fn open(dir: &Path, env: Env, config: Config) -> Result<Arc<Self>> {
-        let engine = Arc::new(Self::open_with(dir, env, config)?);
+        let engine = Self::open_on(&Place::directory(dir), env, config)?;
         if !engine.config.read_only {
-            engine.settle()?;
             let timer = Arc::clone(&engine);
             let thread = std::thread::Builder::new().name("mmhfs-commit".into());
             let thread = thread
@@ -168,10 +210,23 @@ impl Engine {
         Ok(engine)
     }
 
-    fn open_with(dir: &Path, env: Env, mut config: Config) -> Result<Self> {
+    /// As [`Engine::open`], on a disk of the caller's and without a thread of its own: what is not committed
+    /// by a call stays in memory. With one seed behind `disk` and `env`, a run is a function of it.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn open_on(place: &Place, env: Env, config: Config) -> Result<Arc<Self>> {
+        let engine = Arc::new(Self::open_with(place, env, config)?);
+        if !engine.config.read_only {
+            engine.settle()?;
+        }
+        Ok(engine)
+    }
+
+    fn open_with(place: &Place, env: Env, mut config: Config) -> Result<Self> {
         config.memory = config.memory.max(MEMORY_MIN);
         config.read_only |= config.seed.is_some();
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(dir));
+        let (dir, disk) = (place.dir.as_path(), Arc::clone(&place.disk));
         // Checked before the lock, which would make a file in a directory that is not a store.
         load_superblock(disk.as_ref())?;
         let lock = StoreLock::take(dir)?;
@@ -180,7 +235,10 @@ impl Engine {
         if !config.read_only {
             superblock.check_writable()?;
         }
-        let (index, tail) = index::open(dir, disk.as_ref(), &superblock, &config)?;
+        if !config.read_only {
+            settle_log(disk.as_ref(), &superblock)?;
+        }
+        let (index, tail) = index::open(place, &superblock, &config)?;
         let index = Arc::new(index);
         let store_config = StoreConfig {
             level: config.level,

@@ -5,15 +5,17 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType,
-    DBRawIterator, ErrorKind, FlushOptions, IteratorMode, LruCacheOptions, Options, ReadOptions,
-    SliceTransform, WriteBatch, WriteOptions,
+    DBRawIterator, ErrorKind, FlushOptions, LruCacheOptions, Options, ReadOptions, SliceTransform,
+    WriteBatch, WriteOptions,
 };
 
+use super::memory::{Contents, Edit, MemoryTables};
 use super::{Row, Rows};
 use crate::base::limits::SEGMENT_LEN;
 use crate::base::{Error, FileOff, Ino, Result};
@@ -36,9 +38,21 @@ pub struct IndexConfig {
     pub open_files_max: i32,
 }
 
+/// Where the rows are.
+enum Tables {
+    Rocks(DB),
+    Memory(MemoryTables),
+}
+
+/// Changes on their way into the tables.
+enum Batch {
+    Rocks(WriteBatch),
+    Memory(Vec<Edit>),
+}
+
 /// The index of one open store.
 pub struct Index {
-    db: DB,
+    db: Tables,
     /// The snapshot generation that dirty rows are derived under; changed only by `apply`.
     generation: Mutex<u64>,
     /// A commit could not be applied: a later one would carry the watermark past it.
@@ -126,20 +140,31 @@ impl Index {
             .iter()
             .map(|t| ColumnFamilyDescriptor::new(t.name(), table_options(*t, &cache, config)));
         let db = DB::open_cf_descriptors(&options, path, families).map_err(unusable("open"))?;
+        Self::over(Tables::Rocks(db))
+    }
+
+    /// An index over tables in memory: as fast as it gets, and as durable.
+    ///
+    /// # Errors
+    /// Those of reading it.
+    pub fn in_memory(tables: MemoryTables) -> Result<Self> {
+        Self::over(Tables::Memory(tables))
+    }
+
+    fn over(db: Tables) -> Result<Self> {
         let index = Self {
             db,
             generation: Mutex::new(0),
             behind: AtomicBool::new(false),
         };
-        let generation = index
-            .db
-            .get_cf(
-                index.cf(Table::Counter)?,
-                keys::counter(keys::COUNTER_GENERATION),
-            )
-            .map_err(unusable("get generation"))?
-            .and_then(|v| read_u64(&v))
-            .unwrap_or(0);
+        let key = keys::counter(keys::COUNTER_GENERATION);
+        let generation = match &index.db {
+            Tables::Rocks(db) => db
+                .get_cf(index.cf(Table::Counter)?, &key)
+                .map_err(unusable("get generation"))?,
+            Tables::Memory(tables) => tables.contents().get(Table::Counter, &key),
+        };
+        let generation = generation.and_then(|v| read_u64(&v)).unwrap_or(0);
         *index.generation.lock() = generation;
         Ok(index)
     }
@@ -149,7 +174,10 @@ impl Index {
     /// # Errors
     /// As [`Index::open`].
     pub fn watermark(&self) -> Result<Option<Vec<u8>>> {
-        self.db.get(WATERMARK).map_err(unusable("get watermark"))
+        match &self.db {
+            Tables::Rocks(db) => db.get(WATERMARK).map_err(unusable("get watermark")),
+            Tables::Memory(tables) => Ok(tables.contents().watermark()),
+        }
     }
 
     /// Applies the operations of one commit and the watermark that they reach, in one batch.
@@ -185,8 +213,7 @@ impl Index {
 
     fn apply_batch(&self, ops: &[Op], watermark: &[u8]) -> Result<()> {
         let mut generation = self.generation.lock();
-        let mut batch = WriteBatch::default();
-        let dirty_cf = self.cf(Table::Dirty)?;
+        let mut batch = self.batch();
         let mut next_generation = *generation;
         let generation_key = keys::counter(keys::COUNTER_GENERATION);
         // What this batch has put so far, for ranges that are deleted later in it.
@@ -200,11 +227,11 @@ impl Index {
                     if matches!(table, Table::Extent | Table::Xattr) {
                         put.insert((*table, key));
                     }
-                    batch.put_cf(self.cf(*table)?, key, value);
+                    self.put(&mut batch, *table, key, value)?;
                     (*table, key)
                 }
                 Op::Del(table, key) => {
-                    batch.delete_cf(self.cf(*table)?, key);
+                    self.del(&mut batch, *table, key)?;
                     (*table, key)
                 }
                 Op::DelRange(table, from, to) => {
@@ -212,45 +239,98 @@ impl Index {
                     if *table == Table::Extent {
                         // Any segment may have changed: the last possible index stands for all of them.
                         let dirty = DirtyKey::Segment(ino_of(from)?, SEGMENT_ALL);
-                        batch.put_cf(dirty_cf, keys::dirty(*generation, dirty), []);
+                        self.put(
+                            &mut batch,
+                            Table::Dirty,
+                            &keys::dirty(*generation, dirty),
+                            &[],
+                        )?;
                     }
                     continue;
                 }
             };
             if let Some(dirty) = keys::dirty_of(table, key)? {
-                batch.put_cf(dirty_cf, keys::dirty(*generation, dirty), []);
+                self.put(
+                    &mut batch,
+                    Table::Dirty,
+                    &keys::dirty(*generation, dirty),
+                    &[],
+                )?;
             }
         }
-        batch.put(WATERMARK, watermark);
-        let mut how = WriteOptions::default();
-        how.disable_wal(true);
-        self.db.write_opt(batch, &how).map_err(fail("write"))?;
+        self.write(batch, Some(watermark))?;
         *generation = next_generation;
         Ok(())
+    }
+
+    fn batch(&self) -> Batch {
+        match &self.db {
+            Tables::Rocks(_) => Batch::Rocks(WriteBatch::default()),
+            Tables::Memory(_) => Batch::Memory(Vec::new()),
+        }
+    }
+
+    fn put(&self, batch: &mut Batch, table: Table, key: &[u8], value: &[u8]) -> Result<()> {
+        match batch {
+            Batch::Rocks(batch) => batch.put_cf(self.cf(table)?, key, value),
+            Batch::Memory(edits) => edits.push(Edit::Put(table, key.to_vec(), value.to_vec())),
+        }
+        Ok(())
+    }
+
+    fn del(&self, batch: &mut Batch, table: Table, key: &[u8]) -> Result<()> {
+        match batch {
+            Batch::Rocks(batch) => batch.delete_cf(self.cf(table)?, key),
+            Batch::Memory(edits) => edits.push(Edit::Del(table, key.to_vec())),
+        }
+        Ok(())
+    }
+
+    /// Writes all changes at once, and the watermark with them if one is given.
+    fn write(&self, batch: Batch, watermark: Option<&[u8]>) -> Result<()> {
+        match (batch, &self.db) {
+            (Batch::Rocks(mut batch), Tables::Rocks(db)) => {
+                if let Some(watermark) = watermark {
+                    batch.put(WATERMARK, watermark);
+                }
+                let mut how = WriteOptions::default();
+                how.disable_wal(true);
+                db.write_opt(batch, &how).map_err(fail("write"))
+            }
+            (Batch::Memory(edits), Tables::Memory(tables)) => {
+                tables.write(edits, watermark);
+                Ok(())
+            }
+            _ => Err(Error::Internal("a batch of another index")),
+        }
     }
 
     /// Deletes a range key by key: RocksDB's range tombstones make every later read of the table slower, so
     /// they are kept for ranges that are too large to list.
     fn del_range(
         &self,
-        batch: &mut WriteBatch,
+        batch: &mut Batch,
         table: Table,
         from: &[u8],
         to: &[u8],
         put: &BTreeSet<(Table, &[u8])>,
     ) -> Result<()> {
         const LISTED_MAX: usize = 16_384;
-        let cf = self.cf(table)?;
         let rows = self.scan(table, from, to, LISTED_MAX)?;
         if rows.len() == LISTED_MAX {
-            batch.delete_range_cf(cf, from, to);
+            match batch {
+                Batch::Rocks(batch) => batch.delete_range_cf(self.cf(table)?, from, to),
+                Batch::Memory(edits) => {
+                    edits.push(Edit::DelRange(table, from.to_vec(), to.to_vec()));
+                }
+            }
             return Ok(());
         }
         for (key, _) in rows {
-            batch.delete_cf(cf, key);
+            self.del(batch, table, &key)?;
         }
         for (_, key) in put.range((table, from)..(table, to)) {
-            batch.delete_cf(cf, key);
+            self.del(batch, table, key)?;
         }
         Ok(())
     }
@@ -276,20 +356,21 @@ impl Index {
     /// # Errors
     /// [`Error::Index`] if RocksDB fails.
     pub fn flush(&self) -> Result<()> {
+        let Tables::Rocks(db) = &self.db else {
+            return Ok(());
+        };
         let mut families = vec![];
         for table in Table::ALL {
             families.push(self.cf(table)?);
         }
-        let default = self.db.cf_handle("default").ok_or(Error::Index {
+        let default = db.cf_handle("default").ok_or(Error::Index {
             op: "flush",
             detail: "no default column family".into(),
         })?;
         families.push(default);
         let mut how = FlushOptions::default();
         how.set_wait(true);
-        self.db
-            .flush_cfs_opt(&families, &how)
-            .map_err(fail("flush"))
+        db.flush_cfs_opt(&families, &how).map_err(fail("flush"))
     }
 
     /// A view of the index as it is now, whatever is applied later.
@@ -297,22 +378,28 @@ impl Index {
     pub fn view(&self) -> View<'_> {
         View {
             index: self,
-            snapshot: self.db.snapshot(),
+            frozen: match &self.db {
+                Tables::Rocks(db) => Frozen::Rocks(db.snapshot()),
+                Tables::Memory(tables) => Frozen::Memory(tables.contents()),
+            },
         }
     }
 
     /// An estimate of the number of rows of a table.
     #[must_use]
     pub fn estimate_rows(&self, table: Table) -> u64 {
-        self.cf(table)
-            .ok()
-            .and_then(|cf| {
-                self.db
-                    .property_int_value_cf(cf, "rocksdb.estimate-num-keys")
-                    .ok()
-                    .flatten()
-            })
-            .unwrap_or(0)
+        match &self.db {
+            Tables::Rocks(db) => self
+                .cf(table)
+                .ok()
+                .and_then(|cf| {
+                    db.property_int_value_cf(cf, "rocksdb.estimate-num-keys")
+                        .ok()
+                        .flatten()
+                })
+                .unwrap_or(0),
+            Tables::Memory(tables) => tables.contents().rows_of(table),
+        }
     }
 
     /// Deletes the index at `path`, which must not be open.
@@ -328,16 +415,16 @@ impl Index {
     /// # Errors
     /// [`Error::Index`] if RocksDB fails.
     pub fn is_empty(&self) -> Result<bool> {
-        Ok(self.watermark()?.is_none()
-            && self
-                .db
-                .iterator_cf(self.cf(Table::Inode)?, IteratorMode::Start)
-                .next()
-                .is_none())
+        let none = self.scan(Table::Inode, &[], &[0xff; 9], 1)?.is_empty();
+        Ok(self.watermark()?.is_none() && none)
     }
 
     fn cf(&self, table: Table) -> Result<&rocksdb::ColumnFamily> {
-        self.db.cf_handle(table.name()).ok_or_else(|| Error::Index {
+        let family = match &self.db {
+            Tables::Rocks(db) => db.cf_handle(table.name()),
+            Tables::Memory(_) => None,
+        };
+        family.ok_or_else(|| Error::Index {
             op: "column family",
             detail: table.name().into(),
         })
@@ -435,24 +522,30 @@ fn after(at: &[u8]) -> Vec<u8> {
 
 impl Rows for Index {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.db.get_cf(self.cf(table)?, key).map_err(fail("get"))
+        match &self.db {
+            Tables::Rocks(db) => db.get_cf(self.cf(table)?, key).map_err(fail("get")),
+            Tables::Memory(tables) => Ok(tables.contents().get(table, key)),
+        }
     }
 
     fn scan(&self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Row>> {
-        scan_page(
-            self.db
-                .raw_iterator_cf_opt(self.cf(table)?, bounded(from, to)),
-            from,
-            limit,
-        )
+        match &self.db {
+            Tables::Rocks(db) => {
+                let it = db.raw_iterator_cf_opt(self.cf(table)?, bounded(from, to));
+                scan_page(it, from, limit)
+            }
+            Tables::Memory(tables) => Ok(tables.contents().scan(table, from, to, limit)),
+        }
     }
 
     fn last_at(&self, table: Table, from: &[u8], at: &[u8]) -> Result<Option<Row>> {
-        seek_back(
-            self.db
-                .raw_iterator_cf_opt(self.cf(table)?, bounded(from, &after(at))),
-            at,
-        )
+        match &self.db {
+            Tables::Rocks(db) => {
+                let it = db.raw_iterator_cf_opt(self.cf(table)?, bounded(from, &after(at)));
+                seek_back(it, at)
+            }
+            Tables::Memory(tables) => Ok(tables.contents().last_at(table, from, at)),
+        }
     }
 }
 
@@ -463,16 +556,14 @@ impl Index {
     /// # Errors
     /// [`Error::Index`] if RocksDB fails; [`Error::Internal`] for an operation that is no put.
     pub fn load(&self, rows: &[Op]) -> Result<()> {
-        let mut batch = WriteBatch::default();
+        let mut batch = self.batch();
         for row in rows {
             let Op::Put(table, key, value) = row else {
                 return Err(Error::Internal("a row that is no put"));
             };
-            batch.put_cf(self.cf(*table)?, key, value);
+            self.put(&mut batch, *table, key, value)?;
         }
-        let mut how = WriteOptions::default();
-        how.disable_wal(true);
-        self.db.write_opt(batch, &how).map_err(fail("load"))
+        self.write(batch, None)
     }
 
     /// Ends the loading of a checkpoint: from here on the index is that of `watermark`.
@@ -492,35 +583,51 @@ impl View<'_> {
     /// # Errors
     /// [`Error::Index`] if RocksDB fails.
     pub fn watermark(&self) -> Result<Option<Vec<u8>>> {
-        self.snapshot.get(WATERMARK).map_err(fail("get watermark"))
+        match &self.frozen {
+            Frozen::Rocks(db) => db.get(WATERMARK).map_err(fail("get watermark")),
+            Frozen::Memory(contents) => Ok(contents.watermark()),
+        }
     }
+}
+
+/// What a view reads.
+enum Frozen<'a> {
+    Rocks(rocksdb::Snapshot<'a>),
+    Memory(Arc<Contents>),
 }
 
 /// The index as it was at one moment.
 pub struct View<'a> {
     index: &'a Index,
-    snapshot: rocksdb::Snapshot<'a>,
+    frozen: Frozen<'a>,
 }
 
 impl Rows for View<'_> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.snapshot
-            .get_cf(self.index.cf(table)?, key)
-            .map_err(fail("get"))
+        match &self.frozen {
+            Frozen::Rocks(db) => db.get_cf(self.index.cf(table)?, key).map_err(fail("get")),
+            Frozen::Memory(contents) => Ok(contents.get(table, key)),
+        }
     }
 
     fn scan(&self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Row>> {
-        let it = self
-            .snapshot
-            .raw_iterator_cf_opt(self.index.cf(table)?, bounded(from, to));
-        scan_page(it, from, limit)
+        match &self.frozen {
+            Frozen::Rocks(db) => {
+                let it = db.raw_iterator_cf_opt(self.index.cf(table)?, bounded(from, to));
+                scan_page(it, from, limit)
+            }
+            Frozen::Memory(contents) => Ok(contents.scan(table, from, to, limit)),
+        }
     }
 
     fn last_at(&self, table: Table, from: &[u8], at: &[u8]) -> Result<Option<Row>> {
-        let it = self
-            .snapshot
-            .raw_iterator_cf_opt(self.index.cf(table)?, bounded(from, &after(at)));
-        seek_back(it, at)
+        match &self.frozen {
+            Frozen::Rocks(db) => {
+                let it = db.raw_iterator_cf_opt(self.index.cf(table)?, bounded(from, &after(at)));
+                seek_back(it, at)
+            }
+            Frozen::Memory(contents) => Ok(contents.last_at(table, from, at)),
+        }
     }
 }
 

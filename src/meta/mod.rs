@@ -3,9 +3,11 @@
 //! The index holds only what can be replayed from the log; it may be deleted at any time (I12).
 
 mod index;
+mod memory;
 mod overlay;
 
 pub use index::{Index, IndexConfig, SEGMENT_ALL, View};
+pub use memory::MemoryTables;
 pub use overlay::{Overlays, Txn};
 
 use crate::base::Result;

@@ -12,8 +12,6 @@
 mod checkpoint;
 mod clean;
 mod damage;
-#[path = "../common/dice.rs"]
-mod dice;
 mod diff;
 mod fold;
 mod history;
@@ -21,4 +19,5 @@ mod large;
 mod model;
 mod recovery;
 mod seeds;
+mod steps;
 mod world;

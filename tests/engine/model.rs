@@ -8,14 +8,14 @@ use mmhfs::engine::FileKind;
 
 use super::world::{World, caller};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Body {
     File(Vec<u8>),
     Dir(BTreeMap<String, u64>),
     Symlink(String),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Node {
     pub(crate) body: Body,
     pub(crate) mode: u16,
@@ -25,7 +25,7 @@ pub(crate) struct Node {
 /// Clones share their nodes.
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
-    nodes: BTreeMap<u64, Rc<Node>>,
+    pub(crate) nodes: BTreeMap<u64, Rc<Node>>,
     next: u64,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct Refused;
 pub(crate) type Done = Result<(), Refused>;
 
 /// What can be seen of an inode. Hard links are told by the first of their paths.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Seen {
     pub(crate) what: String,
     pub(crate) bytes: Vec<u8>,

@@ -12,8 +12,7 @@ use mmhfs::engine::{
     NewNode, OpenHow, PlainSeedOptions, SetAttr, SetTime, SnapshotInfo, Stat, WriteHow, XattrMode,
     seed_of_dir,
 };
-
-pub(crate) use super::dice::Dice;
+pub(crate) use mmhfs::sim::Dice;
 
 pub(crate) const RW: OpenHow = OpenHow {
     read: true,
@@ -24,11 +23,11 @@ pub(crate) const RW: OpenHow = OpenHow {
 };
 
 pub(crate) struct World {
-    dir: tempfile::TempDir,
+    pub(crate) dir: Arc<tempfile::TempDir>,
     /// Which copy of the store is in use: a crash goes on in a new one.
-    copy: u32,
-    env: Env,
-    engine: Option<Arc<Engine>>,
+    pub(crate) copy: u32,
+    pub(crate) env: Env,
+    pub(crate) engine: Option<Arc<Engine>>,
 }
 
 pub(crate) fn caller() -> Caller {
@@ -41,7 +40,27 @@ pub(crate) fn caller() -> Caller {
     }
 }
 
-fn config() -> Config {
+/// A clock and chance of its own: both are functions of the seed and of how often they are asked.
+pub(crate) fn env(seed: u64) -> Env {
+    let clock = AtomicI64::new(1_000_000_000_000);
+    let chance = AtomicU64::new(seed);
+    Env::new(
+        move || {
+            let at = clock.fetch_add(1_000_003, Ordering::Relaxed);
+            Timestamp {
+                secs: at / 1_000_000_000,
+                nanos: (at % 1_000_000_000) as u32,
+            }
+        },
+        move |buf| {
+            let mut dice = Dice(chance.fetch_add(1, Ordering::Relaxed));
+            let len = buf.len();
+            buf.copy_from_slice(&dice.bytes(len));
+        },
+    )
+}
+
+pub(crate) fn config() -> Config {
     Config {
         atime: AtimePolicy::Noatime,
         verify_writes: false,
@@ -59,27 +78,12 @@ impl World {
 
     pub(crate) fn with(seed: u64, pack_capacity: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let clock = AtomicI64::new(1_000_000_000_000);
-        let chance = AtomicU64::new(seed);
-        let env = Env::new(
-            move || {
-                let at = clock.fetch_add(1_000_003, Ordering::Relaxed);
-                Timestamp {
-                    secs: at / 1_000_000_000,
-                    nanos: (at % 1_000_000_000) as u32,
-                }
-            },
-            move |buf| {
-                let mut dice = Dice(chance.fetch_add(1, Ordering::Relaxed));
-                let len = buf.len();
-                buf.copy_from_slice(&dice.bytes(len));
-            },
-        );
+        let env = env(seed);
         let store = dir.path().join("store-0");
         Engine::init(&store, &env, &InitOptions { pack_capacity }).unwrap();
         let engine = Engine::open(&store, env.clone(), config()).unwrap();
         Self {
-            dir,
+            dir: Arc::new(dir),
             copy: 0,
             env,
             engine: Some(engine),

@@ -144,7 +144,16 @@ pub enum Call {
     Snapshot,
 }
 
-impl Dice {
+/// What the calls are made of.
+trait Parts {
+    fn slot(&mut self) -> usize;
+    fn path(&mut self) -> PathBuf;
+    fn place(&mut self) -> u64;
+    fn len(&mut self) -> u64;
+    fn mode(&mut self) -> u32;
+}
+
+impl Parts for Dice {
     fn slot(&mut self) -> usize {
         usize::try_from(self.below(SLOTS as u64)).unwrap()
     }
