@@ -82,9 +82,9 @@ pub(super) struct Args {
     /// Let the store take no more than this; what exceeds it is "no space left" [default: the disk]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) size_limit: Option<u64>,
-    /// Do not give the space of what was deleted back by itself; see `mmhfs clean`
+    /// Give the space of what was deleted back by itself, as `mmhfs clean` does [default: only by command]
     #[arg(long)]
-    pub(super) no_auto_clean: bool,
+    pub(super) auto_clean: bool,
     #[arg(long = "background-child", hide = true)]
     background_child: bool,
 }
@@ -182,7 +182,7 @@ fn plan(args: &Args) -> Outcome<Plan> {
         },
         seed: args.seed.clone(),
         size_limit: args.size_limit,
-        auto_clean: !args.no_auto_clean,
+        auto_clean: args.auto_clean,
     };
     // The mount table shows the source as it was given, as other filesystems do.
     let source = std::path::absolute(&args.store).unwrap_or_else(|_| store.clone());

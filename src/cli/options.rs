@@ -67,8 +67,8 @@ pub(super) fn apply(args: &mut Args, list: &str) -> Outcome<()> {
             "size_limit" => {
                 args.size_limit = Some(parse_size(required(name, value)?).map_err(Failure::usage)?);
             }
-            "auto_clean" => args.no_auto_clean = false,
-            "no_auto_clean" => args.no_auto_clean = true,
+            "auto_clean" => args.auto_clean = true,
+            "no_auto_clean" => args.auto_clean = false,
             "level" => args.level = Some(number(name, value)?),
             "threads" => args.threads = Some(number(name, value)?),
             "" => return Err(Failure::usage(format!("malformed mount option {option:?}"))),
@@ -124,6 +124,13 @@ mod tests {
     fn applied(list: &str) -> Outcome<Args> {
         let mut args = Args::default();
         apply(&mut args, list).map(|()| args)
+    }
+
+    #[test]
+    fn a_mount_cleans_by_itself_only_if_it_is_told_to() {
+        assert!(!applied("rw").unwrap().auto_clean);
+        assert!(applied("auto_clean").unwrap().auto_clean);
+        assert!(!applied("auto_clean,no_auto_clean").unwrap().auto_clean);
     }
 
     #[test]
