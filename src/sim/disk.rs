@@ -224,7 +224,8 @@ impl State {
 fn class_of(name: &str) -> String {
     let (dir, last) = name.rsplit_once('/').unwrap_or(("", name));
     let (stem, extension) = last.split_once('.').unwrap_or((last, ""));
-    let stem = if stem.len() == 16 { "#" } else { stem };
+    // Packs have 16 digits, checkpoints several numbers of 16.
+    let stem = if stem.len() >= 16 { "#" } else { stem };
     let extension: String = extension
         .chars()
         .map(|c| if c.is_ascii_digit() { '#' } else { c })

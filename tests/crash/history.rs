@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use mmhfs::base::Error;
-use mmhfs::engine::{Config, Engine, InitOptions, Place};
+use mmhfs::engine::{CleanReport, Config, Engine, InitOptions, Place};
 use mmhfs::meta::MemoryTables;
 use mmhfs::sim::{CallKind, Dice, Fault, FaultError, Medium, Shot, SimDisk};
 
@@ -221,7 +221,7 @@ impl Player {
             if self.on.dice.one_in(6) {
                 self.plan_faults();
             }
-            match self.on.dice.below(20) {
+            match self.on.dice.below(23) {
                 0 if long == 12 && self.on.dice.one_in(3) => self.many_attributes(),
                 1 if self.on.dice.one_in(2) => self.kill(),
                 _ if self.failed && self.on.dice.one_in(4) => self.kill(),
@@ -231,6 +231,7 @@ impl Player {
                 16 => self.sync(),
                 17 => self.snapshot(),
                 18 => self.unsnap_or_rollback(),
+                19..=21 => self.clean(),
                 _ => self.reopen(),
             }
             if self.on.world.engine.is_none() {
@@ -253,11 +254,7 @@ impl Player {
         self.run.faults += self.disk.faults_made();
         self.disk.set_faults(Vec::new());
         if self.on.world.engine.is_some() {
-            let got = seen(&self.on.world, self.on.world.engine().root());
-            if let Some(text) = difference(&got, &self.on.model.tree()) {
-                panic!("before the crash: {text}");
-            }
-            hash_of(&got).hash(&mut DefaultHasher::new());
+            self.compare("before the crash");
         }
         self.on.world.engine = None;
         self.run.film = self.disk.take_film();
@@ -400,26 +397,39 @@ impl Player {
         self.settled(done.map(|_| ()));
     }
 
-    fn unsnap_or_rollback(&mut self) {
+    /// Snapshots that are there for certain.
+    fn snapshots_alive(&self) -> Vec<String> {
         let alive = self.run.snaps.iter();
         let alive = alive.filter(|(_, snap)| snap.confirmed.is_some() && snap.dying.is_none());
-        let names: Vec<String> = alive.map(|(name, _)| name.clone()).collect();
-        if names.is_empty() {
-            return self.snapshot();
-        }
-        let name = names[self.on.dice.below(names.len() as u64) as usize].clone();
-        let begun = self.disk.steps();
+        alive.map(|(name, _)| name.clone()).collect()
+    }
+
+    fn unsnap_or_rollback(&mut self) {
+        let names = self.snapshots_alive();
         // A rollback that fails may leave a part of it in memory: only where nothing fails.
-        if self.on.dice.one_in(2) && !self.faulty {
-            let done = self.on.world.engine().rollback(&name);
-            self.note(format!("rollback {name}"), &done);
-            done.unwrap();
-            self.on.model = self.run.snaps[&name].model.clone();
-            self.push_state(begun);
-            self.confirm();
-            return;
+        if names.is_empty() {
+            self.snapshot();
+        } else if self.on.dice.one_in(2) && !self.faulty {
+            self.rollback(&names);
+        } else {
+            self.unsnap(&names);
         }
-        let done = self.on.world.engine().delete_snapshot(&name);
+    }
+
+    fn rollback(&mut self, names: &[String]) {
+        let name = &names[self.on.dice.below(names.len() as u64) as usize];
+        let begun = self.disk.steps();
+        let done = self.on.world.engine().rollback(name);
+        self.note(format!("rollback {name}"), &done);
+        done.unwrap();
+        self.on.model = self.run.snaps[name].model.clone();
+        self.push_state(begun);
+        self.confirm();
+    }
+
+    fn unsnap(&mut self, names: &[String]) {
+        let begun = self.disk.steps();
+        let (name, done) = self.on.forget(names);
         self.note(format!("delete snapshot {name}"), &done);
         let steps = self.disk.steps();
         let snap = self.run.snaps.get_mut(&name).unwrap();
@@ -428,6 +438,37 @@ impl Player {
         // It is a commit of its own, without the changes of the tree.
         if let Err(error) = done {
             self.excuse(&error);
+        }
+    }
+
+    /// Gives space back, in several passes: what one has moved or written is dead weight for the next.
+    fn clean(&mut self) {
+        let names = self.snapshots_alive();
+        if !names.is_empty() && self.on.dice.one_in(3) {
+            self.unsnap(&names);
+        }
+        for _ in 0..1 + self.on.dice.below(3) {
+            let done = self.on.clean();
+            let short = |report: &CleanReport| (report.packs_removed, report.moved_bytes);
+            self.note("clean", &done.as_ref().map(short));
+            match done {
+                // It may have gone on although what is in memory found no room: that promises nothing.
+                Ok(_) if self.faulty => {}
+                Ok(report) => {
+                    assert!(report.kept.is_empty(), "{:?}", report.kept);
+                    self.confirm();
+                    self.compare("after a cleaning");
+                }
+                Err(error) => return self.excuse(&error),
+            }
+        }
+    }
+
+    /// What is in memory is what the successful operations made it.
+    fn compare(&self, when: &str) {
+        let got = seen(&self.on.world, self.on.world.engine().root());
+        if let Some(text) = difference(&got, &self.on.model.tree()) {
+            panic!("{when}: {text}");
         }
     }
 

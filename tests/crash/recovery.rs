@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 
 use mmhfs::base::Error;
-use mmhfs::engine::{Engine, Place};
+use mmhfs::engine::{CleanOptions, Engine, Place};
 use mmhfs::meta::MemoryTables;
 use mmhfs::sim::{CallKind, Dice, Fault, FaultError, Medium, Shot, SimDisk};
 
@@ -26,6 +26,7 @@ pub(crate) struct Tally {
     pub(crate) read_faults: u64,
     pub(crate) continued: u64,
     pub(crate) contents: u64,
+    pub(crate) cleaned: u64,
     pub(crate) damages: u64,
     pub(crate) damages_found: u64,
 }
@@ -150,8 +151,8 @@ impl Point<'_> {
         };
         let old = old.medium.durable_files().into_iter();
         let mut fit: Vec<(String, usize)> = old
-            .filter(|(name, len)| *len > 0 && name.starts_with("packs/") && now_of(name).is_some())
-            .filter(|(name, len)| name.ends_with(".dat") || continued(name, *len))
+            .filter(|(name, len)| *len > 0 && !name.starts_with("super") && now_of(name).is_some())
+            .filter(|(name, len)| !name.ends_with(".log") || continued(name, *len))
             .collect();
         if fit.is_empty() {
             return None;
@@ -186,12 +187,21 @@ impl Point<'_> {
     /// The power fails during recovery, or soon after.
     fn crash_again(&mut self, found: &mut Found) -> Outcome<Option<usize>> {
         self.tally.second_crashes += 1;
-        found.disk.crash_at(1 + self.dice.below(20));
+        let clean = self.dice.one_in(3);
+        let span = if clean { 80 } else { 20 };
+        found.disk.crash_at(1 + self.dice.below(span));
         let opened = Engine::open_on(&found.place, env(self.run.seed ^ 1), sim_config());
         let state = match opened {
             Ok(engine) => {
                 let mut world = self.new_world(engine);
                 let state = self.look(&world, None)?;
+                if clean {
+                    self.tally.cleaned += 1;
+                    let done = clean_all(&world);
+                    if !found.disk.is_off() {
+                        done?;
+                    }
+                }
                 world.engine = None;
                 Some(state)
             }
@@ -368,6 +378,11 @@ impl Point<'_> {
             Some(text) => Err(format!("{when}: {text}")),
         };
         same(&on.world, "after more operations")?;
+        if self.dice.one_in(3) {
+            self.tally.cleaned += 1;
+            clean_all(&on.world)?;
+            same(&on.world, "after a cleaning")?;
+        }
         let engine = on.world.engine.take().unwrap();
         engine.close().map_err(|e| format!("close: {e}"))?;
         drop(engine);
@@ -377,6 +392,20 @@ impl Point<'_> {
         let again = self.open(found)?.ok_or("the store is gone")?;
         same(&again, "from the log alone")?;
         sound(&again)
+    }
+}
+
+/// Gives all the space back that can be.
+fn clean_all(world: &World) -> Outcome<()> {
+    let options = CleanOptions {
+        unused_percent: 0,
+        ..CleanOptions::default()
+    };
+    let done = world.engine().clean(&options, &|_, _| {});
+    let report = done.map_err(|e| format!("clean: {e}"))?;
+    match report.kept.first() {
+        None => Ok(()),
+        Some(why) => Err(format!("clean keeps {why}")),
     }
 }
 
