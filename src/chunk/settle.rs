@@ -5,7 +5,7 @@
 //! record counted as durable; a loss of power then took it, with everything that came after. So the bytes are written
 //! again, as they are: that makes them dirty, and only then does a sync mean something.
 
-use super::files::{list_packs, pack_name, read_exactly};
+use super::files::{PACKS, list_packs, pack_name, read_exactly};
 use super::replay::sealed_at;
 use crate::base::{PackOff, Result};
 use crate::disk::{Access, Disk};
@@ -48,6 +48,9 @@ pub fn settle_log(disk: &dyn Disk, superblock: &Superblock) -> Result<()> {
         if id <= superblock.pack_high_water {
             return Ok(());
         }
+        // Its name may be on its way only: its cut must not count now and be gone after the next crash, when what
+        // it has cut off would be back.
+        disk.sync_dir(PACKS)?;
     }
     Ok(())
 }

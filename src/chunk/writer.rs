@@ -99,6 +99,8 @@ pub(super) struct Writer {
     env: Env,
     level: i32,
     next_pack: PackId,
+    /// A file may have had the next number and be gone, not certainly: this process removed it, or one before it.
+    unsettled: bool,
     log: Option<OpenLog>,
     /// The LOG pack that was begun and not sealed, also while a commit has it in its hands.
     unsealed_log: Option<PackId>,
@@ -254,6 +256,7 @@ impl Writer {
             env,
             level,
             next_pack: tail.next_pack,
+            unsettled: true,
             log: None,
             unsealed_log: None,
             data: None,
@@ -338,6 +341,12 @@ impl Writer {
         let id = self.next_pack;
         let disk = Arc::clone(self.files.disk());
         let name = pack_name(id, kind);
+        // Bug: a DATA pack that could not be begun was removed, a LOG pack got its number, and a crash brought the
+        // first one's name back beside the other's: two packs of one number are no store.
+        if self.unsettled {
+            disk.sync_dir(PACKS)?;
+            self.unsettled = false;
+        }
         let file = disk.create_new(&name).map_err(|error| match error {
             // To a caller of the engine these two would speak of a file of the tree.
             Error::Exists | Error::NotFound => {
@@ -360,6 +369,7 @@ impl Writer {
             .and_then(|_| disk.sync_dir(PACKS));
         if let Err(error) = durable {
             // The number stays free if the file is gone; otherwise it is used up.
+            self.unsettled = true;
             if disk.remove(&name).is_err() {
                 self.next_pack = id.next();
             }
