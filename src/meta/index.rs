@@ -239,23 +239,13 @@ impl Index {
                     if *table == Table::Extent {
                         // Any segment may have changed: the last possible index stands for all of them.
                         let dirty = DirtyKey::Segment(ino_of(from)?, SEGMENT_ALL);
-                        self.put(
-                            &mut batch,
-                            Table::Dirty,
-                            &keys::dirty(*generation, dirty),
-                            &[],
-                        )?;
+                        self.mark(&mut batch, *generation, dirty)?;
                     }
                     continue;
                 }
             };
             if let Some(dirty) = keys::dirty_of(table, key)? {
-                self.put(
-                    &mut batch,
-                    Table::Dirty,
-                    &keys::dirty(*generation, dirty),
-                    &[],
-                )?;
+                self.mark(&mut batch, *generation, dirty)?;
             }
         }
         self.write(batch, Some(watermark))?;
@@ -268,6 +258,11 @@ impl Index {
             Tables::Rocks(_) => Batch::Rocks(WriteBatch::default()),
             Tables::Memory(_) => Batch::Memory(Vec::new()),
         }
+    }
+
+    /// Notes that a snapshot must look at something again.
+    fn mark(&self, batch: &mut Batch, generation: u64, dirty: DirtyKey) -> Result<()> {
+        self.put(batch, Table::Dirty, &keys::dirty(generation, dirty), &[])
     }
 
     fn put(&self, batch: &mut Batch, table: Table, key: &[u8], value: &[u8]) -> Result<()> {
