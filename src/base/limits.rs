@@ -51,7 +51,7 @@ pub const NODE_PART_LEN: usize = 1 << 20;
 /// Largest encoded node, and so what a reader gathers of its parts: a directory leaf whose entries have as many
 /// attributes as they may has less.
 pub const NODE_LEN_MAX: usize = 512 << 20;
-/// Encoded bytes of the decoded nodes that are kept in memory.
+/// Encoded bytes of the decoded nodes that are kept in memory, by the default budget or a larger one.
 pub const NODES_CACHED_LEN: usize = 32 << 20;
 
 /// Most pack files that are open at a time.
@@ -93,7 +93,8 @@ pub const PARITY_RANGE_LEN_MAX: usize = 4 << 20;
 /// Most files of one pack in quarantine.
 pub const QUARANTINE_FILES_MAX: u32 = 1000;
 
-/// Dirty file bytes at which a commit is started without being asked for.
+/// Dirty file bytes at which a commit is started without being asked for. This and the next three are for the default
+/// memory budget or a larger one; a smaller one makes them smaller.
 pub const DIRTY_START_LEN: u64 = 32 << 20;
 /// Dirty file bytes at which writers wait for the commit.
 pub const DIRTY_WAIT_LEN: u64 = 96 << 20;
@@ -101,6 +102,8 @@ pub const DIRTY_WAIT_LEN: u64 = 96 << 20;
 pub const PENDING_META_START_LEN: u64 = 8 << 20;
 /// Pending metadata bytes at which writers wait.
 pub const PENDING_META_WAIT_LEN: u64 = 32 << 20;
+/// How many times as much may wait when only deleting goes on, on a full disk.
+pub const PENDING_META_DELETE_FACTOR: u64 = 4;
 /// Milliseconds after which changes are committed without an fsync.
 pub const COMMIT_INTERVAL_MS: u64 = 5_000;
 /// Dirty bytes of a commit up to which its frames go into the LOG pack itself, so that one
@@ -131,6 +134,8 @@ pub const VERIFY_BATCH: usize = 64;
 pub const CHECK_DAMAGED_MAX: usize = 1 << 20;
 /// Directories that `check` remembers to lie below the root; when they are more it begins to remember anew.
 pub const CHECK_ROOTED_MAX: usize = 1 << 20;
+/// Times that a name is looked up again because its inode was not there: more mean that it has none.
+pub const ENTRY_TRIES_MAX: u32 = 1_000;
 /// Directories above one another that a path is followed through: more are a loop.
 pub const PATH_DEPTH_MAX: usize = 1 << 20;
 

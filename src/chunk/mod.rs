@@ -43,6 +43,7 @@ pub use parity_check::{ParityCheck, ParityRepair};
 pub use parity_encode::PackToCover;
 pub use repair::{LostRange, RangeOutcome, RepairOutcome, RepairedPack};
 pub use replay::{EachCommit, LogTail, Replay, replay};
+pub use reserve::remove_reserve;
 pub use scan::{ScanReport, Scanned};
 pub use settle::settle_log;
 pub use store::ChunkStore;

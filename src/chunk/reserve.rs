@@ -3,6 +3,7 @@
 use super::store::ChunkStore;
 use crate::base::limits::{RESERVE_LEN, RESERVE_ROOM_MIN};
 use crate::base::{ByteLen, Error, PackOff, Result};
+use crate::disk::Disk;
 
 /// Its name within the store.
 const RESERVE: &str = "reserve";
@@ -38,10 +39,18 @@ impl ChunkStore {
     /// # Errors
     /// [`Error::Io`].
     pub fn release_reserve(&self) -> Result<bool> {
-        match self.files.disk().remove(RESERVE) {
-            Ok(()) => Ok(true),
-            Err(Error::NotFound) => Ok(false),
-            Err(other) => Err(other),
-        }
+        remove_reserve(self.files.disk().as_ref())
+    }
+}
+
+/// As [`ChunkStore::release_reserve`], of a store that is not open yet: on a full disk its index needs that room.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn remove_reserve(disk: &dyn Disk) -> Result<bool> {
+    match disk.remove(RESERVE) {
+        Ok(()) => Ok(true),
+        Err(Error::NotFound) => Ok(false),
+        Err(other) => Err(other),
     }
 }

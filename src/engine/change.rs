@@ -9,7 +9,6 @@ use parking_lot::RwLockReadGuard;
 use super::Engine;
 use super::inode::{Inode, State};
 use super::layer::{Layer, Piece};
-use crate::base::limits::{DIRTY_START_LEN, PENDING_META_START_LEN};
 use crate::base::{Ino, Slot};
 use crate::format::keys;
 use crate::format::rows::{DirentRow, FLAG_HAS_XATTRS, InodeRow, Kind, Table, encode_counter};
@@ -22,7 +21,25 @@ pub(crate) struct ChangeSet<'a> {
     engine: &'a Engine,
     txn: Txn,
     epoch: u64,
+    // Before the barrier: what is half done must be known before a commit can freeze it.
+    half: Half<'a>,
     _barrier: RwLockReadGuard<'a, ()>,
+}
+
+/// Halts the store if a change ends between its parts: the next commit would make half of it durable.
+struct Half<'a> {
+    engine: &'a Engine,
+    is_begun: std::cell::Cell<bool>,
+    is_applied: bool,
+}
+
+impl Drop for Half<'_> {
+    fn drop(&mut self) {
+        // A panic may have come after an edit of the attributes that this does not see.
+        if !self.is_applied && (self.is_begun.get() || std::thread::panicking()) {
+            self.engine.halt("a change was only half made");
+        }
+    }
 }
 
 impl Engine {
@@ -32,6 +49,11 @@ impl Engine {
             engine: self,
             txn: Txn::default(),
             epoch: self.epoch.load(Ordering::Acquire),
+            half: Half {
+                engine: self,
+                is_begun: std::cell::Cell::new(false),
+                is_applied: false,
+            },
             _barrier: barrier,
         }
     }
@@ -39,11 +61,14 @@ impl Engine {
 
 impl ChangeSet<'_> {
     /// Makes everything visible at once, and starts a commit if much has gathered.
-    pub(crate) fn apply(self) {
+    pub(crate) fn apply(mut self) {
         self.engine.live.apply(self.txn);
+        self.half.is_applied = true;
+        drop(self.half);
         drop(self._barrier);
-        if self.engine.dirty_bytes.load(Ordering::Relaxed) >= DIRTY_START_LEN
-            || self.engine.live.pending_bytes() >= PENDING_META_START_LEN
+        let bounds = self.engine.bounds;
+        if self.engine.dirty_bytes.load(Ordering::Relaxed) >= bounds.dirty_start
+            || self.engine.live.active_bytes() >= bounds.meta_start
         {
             self.engine.gate.kick();
         }
@@ -58,6 +83,7 @@ impl ChangeSet<'_> {
 
     /// Records an inode that is not in memory yet.
     pub(crate) fn put_new_inode(&mut self, ino: Ino, row: &InodeRow) -> Arc<Inode> {
+        self.half.is_begun.set(true);
         self.txn.put(Table::Inode, keys::inode(ino), row.encode());
         let inode = Inode::new(ino, row.clone());
         inode.changed.store(self.epoch, Ordering::Release);
@@ -122,6 +148,7 @@ impl ChangeSet<'_> {
 
     /// Removes everything that is recorded of an inode that nobody can reach any more.
     pub(crate) fn del_inode(&mut self, inode: &Inode, state: &mut State) {
+        self.half.is_begun.set(true);
         state.gone = true;
         let had_xattrs = state.row.attrs.flags & FLAG_HAS_XATTRS != 0;
         self.txn.del(Table::Inode, keys::inode(inode.ino));
@@ -167,6 +194,7 @@ impl ChangeSet<'_> {
     }
 
     fn edit(&self, inode: &Arc<Inode>, edit: impl FnOnce(&mut Layer)) {
+        self.half.is_begun.set(true);
         inode.changed.store(self.epoch, Ordering::Release);
         let mut layers = inode.layers.lock();
         let (was_empty, before) = (layers.active.is_empty(), layers.active.memory_len());
@@ -185,5 +213,32 @@ impl ChangeSet<'_> {
         if was_empty && !is_empty {
             self.engine.dirty.lock().push(Arc::clone(inode));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{Env, Error};
+    use crate::engine::{Config, InitOptions};
+
+    /// Bug: a panic between the parts of a change left some of it in memory, and the next commit made that durable.
+    #[test]
+    fn a_store_in_which_a_change_was_only_half_made_is_halted() {
+        let dir = tempfile::tempdir().unwrap();
+        Engine::init(dir.path(), &Env::real(), &InitOptions::default()).unwrap();
+        let engine = Engine::open(dir.path(), Env::real(), Config::default()).unwrap();
+        let root = engine.inode(Ino::ROOT).unwrap();
+        let whole = engine.change();
+        whole.punch(&root, 0..1);
+        whole.apply();
+        drop(engine.change());
+        assert_eq!(engine.halted(), None);
+        let half = engine.change();
+        half.punch(&root, 0..1);
+        drop(half);
+        assert!(engine.halted().is_some());
+        assert!(matches!(engine.commit(), Err(Error::Halted(_))));
+        let _ = engine.close();
     }
 }

@@ -6,6 +6,7 @@
 //! 4. apply: the rows go to the index, what was frozen is dropped, the waiters are answered.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,8 +18,7 @@ use super::extents::ExtentEdits;
 use super::inode::Inode;
 use super::layer::{Layer, Piece};
 use crate::base::limits::{
-    CHUNK_LEN_MAX, COMMIT_INTERVAL_MS, DIRTY_WAIT_LEN, FOLD_PASS_REGIONS, INLINE_COMMIT_LEN_MAX,
-    PENDING_META_WAIT_LEN,
+    CHUNK_LEN_MAX, COMMIT_INTERVAL_MS, FOLD_PASS_REGIONS, INLINE_COMMIT_LEN_MAX,
 };
 use crate::base::{Error, FileOff, Ino, Result};
 use crate::chunk::{Batch, Committed, Durable, PutKind, cut};
@@ -55,14 +55,19 @@ struct GateState {
 }
 
 /// The right to commit: nobody else does while it lives.
-struct Turn<'a>(&'a CommitGate);
+struct Turn<'a>(&'a Engine);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        let mut gate = self.0.state.lock();
+        let mut gate = self.0.gate.state.lock();
         gate.running = false;
         gate.broken |= std::thread::panicking();
-        self.0.changed.notify_all();
+        self.0.gate.changed.notify_all();
+        drop(gate);
+        if std::thread::panicking() {
+            // What was frozen is lost: nothing may be accepted that could not become durable either.
+            self.0.halt("a commit has panicked");
+        }
     }
 }
 
@@ -185,7 +190,7 @@ impl Engine {
         }
         assert!(!gate.running, "one commit at a time");
         gate.running = true;
-        Ok(Turn(&self.gate))
+        Ok(Turn(self))
     }
 
     /// Runs one commit; the caller has the turn. What fails is kept in the gate before the turn ends.
@@ -229,8 +234,8 @@ impl Engine {
     /// The error of a failing commit: what cannot be stored is not accepted either.
     pub(crate) fn throttle(&self) -> Result<()> {
         let full = || {
-            self.dirty_bytes.load(Ordering::Relaxed) >= DIRTY_WAIT_LEN
-                || self.live.pending_bytes() >= PENDING_META_WAIT_LEN
+            self.dirty_bytes.load(Ordering::Relaxed) >= self.bounds.dirty_wait
+                || self.live.pending_bytes() >= self.bounds.meta_wait
         };
         if full() { self.commit() } else { Ok(()) }
     }
@@ -253,13 +258,21 @@ impl Engine {
             }
             drop(gate);
             self.gate.kicked.store(false, Ordering::Release);
-            if self.halted.lock().is_none() {
-                // The failure is logged and kept for the next fsync; the changes stay in memory.
-                let _ = self.commit();
-                if idle && let Err(error) = self.fold(FOLD_PASS_REGIONS) {
-                    log::warn!("small writes stay apart: {error}");
-                }
+            // Without this thread nothing is committed by itself: its end must not pass unnoticed.
+            if catch_unwind(AssertUnwindSafe(|| self.timer_round(idle))).is_err() {
+                self.halt("the commit thread has panicked");
             }
+        }
+    }
+
+    fn timer_round(&self, idle: bool) {
+        if self.halted.lock().is_some() {
+            return;
+        }
+        // The failure is logged and kept for the next fsync; the changes stay in memory.
+        let _ = self.commit();
+        if idle && let Err(error) = self.fold(FOLD_PASS_REGIONS) {
+            log::warn!("small writes stay apart: {error}");
         }
     }
 
@@ -277,7 +290,16 @@ impl Engine {
                     .fetch_max(frozen.epoch, Ordering::AcqRel);
                 Ok(frozen.epoch)
             }
-            Err(error) => Err((frozen, error)),
+            Err(error) => {
+                // Deleting is the way out of a full disk: what was kept for that is given to the next try.
+                if matches!(error, Error::NoSpace)
+                    && frozen.data_len == 0
+                    && matches!(self.store.release_reserve(), Ok(true))
+                {
+                    log::warn!("the disk is full: the room kept for deleting and cleaning is used");
+                }
+                Err((frozen, error))
+            }
         }
     }
 

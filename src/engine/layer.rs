@@ -35,7 +35,12 @@ impl Piece {
         let tail_len = self.len() - at;
         match self {
             Self::Data(bytes) => {
-                Self::Data(bytes.split_off(usize::try_from(at).unwrap_or(bytes.len())))
+                let tail = bytes.split_off(usize::try_from(at).unwrap_or(bytes.len()));
+                // What is left must not hold on to the memory of what has gone: nobody counts that.
+                if bytes.capacity() / 2 > bytes.len() {
+                    bytes.shrink_to_fit();
+                }
+                Self::Data(tail)
             }
             Self::Hole(len) => {
                 *len = at;

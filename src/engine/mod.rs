@@ -54,7 +54,7 @@ use fold::FoldQueue;
 use handles::Handles;
 use inode::{Inode, InodeCache};
 use snap::{NodeCache, Virtual};
-use space::AutoClean;
+use space::{AutoClean, Bounds};
 
 /// An open store and the tree in it.
 ///
@@ -76,6 +76,7 @@ pub struct Engine {
     /// Files whose active layer is not empty.
     dirty: Mutex<Vec<Arc<Inode>>>,
     dirty_bytes: AtomicU64,
+    bounds: Bounds,
     epoch: AtomicU64,
     next_ino: AtomicU64,
     /// Whether any directory has, or had, two names with one hash.

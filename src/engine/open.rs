@@ -13,12 +13,15 @@ use super::handles::Handles;
 use super::index;
 use super::inode::InodeCache;
 use super::snap::{NodeCache, Virtual};
-use super::space::AutoClean;
+use super::space::{AutoClean, Bounds};
 use crate::base::limits::{
     MEMORY_DEFAULT, MEMORY_MIN, PACK_CAPACITY_DEFAULT, PACK_CAPACITY_MAX, PACK_CAPACITY_MIN,
+    RESERVE_NEEDED_LEN,
 };
 use crate::base::{ByteLen, ChunkId, Env, Error, Ino, PackId, Result, StoreId};
-use crate::chunk::{ChunkLookup, ChunkStore, StoreConfig, load_superblock, settle_log};
+use crate::chunk::{
+    ChunkLookup, ChunkStore, StoreConfig, load_superblock, remove_reserve, settle_log,
+};
 use crate::disk::{Disk, RealDisk, StoreLock, create_dirs, owner_of};
 use crate::format::keys;
 use crate::format::rows::{Attrs, ChunkRow, InodeRow, Kind, PackRow, Table, decode_counter};
@@ -236,6 +239,9 @@ impl Engine {
             superblock.check_writable()?;
         }
         if !config.read_only {
+            if disk.space()?.available_bytes < RESERVE_NEEDED_LEN {
+                remove_reserve(disk.as_ref())?;
+            }
             settle_log(disk.as_ref(), &superblock)?;
         }
         let (index, tail) = index::open(place, &superblock, &config)?;
@@ -261,6 +267,7 @@ impl Engine {
                 .get(Table::Counter, &keys::counter(name))?
                 .map_or(Ok(0), |value| decode_counter(&value))
         };
+        let bounds = Bounds::of(config.memory);
         let next_ino = counter(keys::COUNTER_NEXT_INO)?.max(Ino::ROOT.raw() + 1);
         let collisions = counter(keys::COUNTER_COLLISIONS)? > 0;
         let engine = Self {
@@ -276,6 +283,7 @@ impl Engine {
             barrier: RwLock::new(()),
             dirty: Mutex::default(),
             dirty_bytes: AtomicU64::new(0),
+            bounds,
             epoch: AtomicU64::new(1),
             next_ino: AtomicU64::new(next_ino),
             collisions: AtomicBool::new(collisions),
@@ -286,7 +294,7 @@ impl Engine {
             orphans: Mutex::default(),
             snapshots: Mutex::new(()),
             cleaning: Cleaning::default(),
-            nodes: NodeCache::new(),
+            nodes: NodeCache::new(bounds.nodes),
             virtuals: Virtual::default(),
             root: Ino::ROOT,
             halted: Mutex::new(None),
@@ -345,7 +353,24 @@ impl Engine {
         self.reap_orphans()?;
         self.drop_stale_hard_links()?;
         self.hold_reserve();
-        self.commit()
+        self.settle_commit()
+    }
+
+    /// Commits what opening has changed. On a full disk the room kept for deleting is used for it; if even that does not
+    /// suffice, the changes wait in memory: a store that cannot be opened could not be given room either.
+    pub(crate) fn settle_commit(&self) -> Result<()> {
+        match self.commit() {
+            Err(Error::NoSpace) => {}
+            done => return done,
+        }
+        self.store.release_reserve()?;
+        match self.commit() {
+            Err(Error::NoSpace) => {
+                log::warn!("the disk is full: nothing can be written until there is room");
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     fn drop_stale_hard_links(&self) -> Result<()> {

@@ -11,10 +11,49 @@ use super::Engine;
 use super::types::{CleanOptions, CleanReport};
 use crate::base::limits::{
     AUTO_CLEAN_INTERVAL_MS, AUTO_CLEAN_PACKS_MIN, AUTO_CLEAN_PACKS_SHARE,
-    AUTO_CLEAN_UNUSED_PERCENT, RESERVE_STORE_LEN_MIN,
+    AUTO_CLEAN_UNUSED_PERCENT, DIRTY_START_LEN, DIRTY_WAIT_LEN, MEMORY_DEFAULT, NODES_CACHED_LEN,
+    PENDING_META_DELETE_FACTOR, PENDING_META_START_LEN, PENDING_META_WAIT_LEN,
+    RESERVE_STORE_LEN_MIN, ROLLBACK_STEP_LEN,
 };
 use crate::base::{Error, Result};
 use crate::disk::Space;
+
+/// How much may wait in memory for a commit: bytes, the share of the memory budget that is not for caches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    /// Dirty file bytes at which a commit is started.
+    pub(crate) dirty_start: u64,
+    /// Dirty file bytes at which writers wait.
+    pub(crate) dirty_wait: u64,
+    /// Pending metadata at which a commit is started.
+    pub(crate) meta_start: u64,
+    /// Pending metadata at which changes wait.
+    pub(crate) meta_wait: u64,
+    /// Pending metadata that even deleting on a full disk may not exceed.
+    pub(crate) meta_most: u64,
+    /// Decoded nodes of snapshots that are kept.
+    pub(crate) nodes: u64,
+}
+
+impl Bounds {
+    /// The bounds for a budget: those of `limits` for the default one, smaller ones for a smaller one.
+    pub(crate) fn of(memory: u64) -> Self {
+        let share = |most: u64| {
+            let part = u128::from(most) * u128::from(memory) / u128::from(MEMORY_DEFAULT);
+            u64::try_from(part).unwrap_or(most).min(most)
+        };
+        // A step of a rollback must fit, or it would wait for a commit that waits for it.
+        let meta_wait = share(PENDING_META_WAIT_LEN).max(ROLLBACK_STEP_LEN + ROLLBACK_STEP_LEN / 2);
+        Self {
+            dirty_start: share(DIRTY_START_LEN),
+            dirty_wait: share(DIRTY_WAIT_LEN),
+            meta_start: share(PENDING_META_START_LEN),
+            meta_wait,
+            meta_most: meta_wait * PENDING_META_DELETE_FACTOR,
+            nodes: share(NODES_CACHED_LEN as u64),
+        }
+    }
+}
 
 /// When the store was last cleaned, and what has happened since.
 #[derive(Debug, Default)]

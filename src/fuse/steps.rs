@@ -62,7 +62,10 @@ pub(super) fn open_file(
     match engine.setattr(caller, ino, Some(handle), &cut) {
         Ok(_) => {
             // The kernel learns the new size by itself, the new mode only by asking.
-            adapter.cache.forget_attributes(ino)?;
+            // That it cannot be told is no reason to lose the handle: nobody would ever close it.
+            if let Err(error) = adapter.cache.forget_attributes(ino) {
+                log::warn!("the kernel keeps old attributes of inode {ino}: {error}");
+            }
             Ok(handle)
         }
         Err(error) => {

@@ -60,7 +60,9 @@ pub struct Overlays {
     index: Arc<Index>,
     /// Guards both overlays. A leaf lock: nothing else is taken and no disk is touched while it is held.
     state: RwLock<State>,
+    /// Bytes of the active one, and of the frozen one.
     bytes: AtomicU64,
+    frozen_bytes: AtomicU64,
 }
 
 const ROW_COST: usize = 96;
@@ -73,13 +75,21 @@ impl Overlays {
             index,
             state: RwLock::default(),
             bytes: AtomicU64::new(0),
+            frozen_bytes: AtomicU64::new(0),
         }
     }
 
-    /// Approximate bytes of memory in the active overlay.
+    /// Approximate bytes of memory in the active overlay: what the next commit will take.
+    #[must_use]
+    pub fn active_bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Approximate bytes of memory in both overlays: what is not in the index yet.
     #[must_use]
     pub fn pending_bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+        let frozen = self.frozen_bytes.load(Ordering::Relaxed);
+        self.active_bytes().saturating_add(frozen)
     }
 
     /// Whether nothing waits for a commit.
@@ -110,7 +120,8 @@ impl Overlays {
         assert!(state.frozen.is_none(), "one frozen overlay at a time");
         let active = std::mem::take(&mut state.active);
         state.frozen = Some(Arc::new(active));
-        self.bytes.store(0, Ordering::Relaxed);
+        let bytes = self.bytes.swap(0, Ordering::Relaxed);
+        self.frozen_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// The frozen rows as operations of a commit record.
@@ -140,6 +151,7 @@ impl Overlays {
     /// Forgets the frozen overlay: its rows are in the index now.
     pub fn drop_frozen(&self) {
         let frozen = self.state.write().frozen.take();
+        self.frozen_bytes.store(0, Ordering::Relaxed);
         drop(frozen);
     }
 

@@ -132,3 +132,22 @@ fn attributes_of_a_directory_are_told_unless_its_names_explain_them() {
     world.put("d/new", b"");
     check(&world, &["Added d/new", "Attributes other"]);
 }
+
+/// Bug: nothing was told of a name that had become a file of its own beside others that were still linked.
+#[test]
+fn a_hard_link_that_became_a_file_of_its_own_is_told() {
+    let world = World::new();
+    world.mkdir("d").unwrap();
+    world.put("d/a", b"the same");
+    world.link("d/a", "d/b").unwrap();
+    world.touch("d/a", 1000);
+    world.snapshot("one");
+    world.put("d/t", b"the same");
+    world.touch("d/t", 1000);
+    world.rename("d/t", "d/b").unwrap();
+    check(&world, &["Attributes d"]);
+    world.put("d/other", b"something else");
+    world.snapshot("three");
+    let told = world.diff("one", Some("three"));
+    assert!(told.contains(&"Attributes d".to_owned()), "{told:?}");
+}

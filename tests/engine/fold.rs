@@ -87,3 +87,20 @@ fn a_region_that_is_still_being_written_is_left_alone() {
     world.write_at("f", 100, b"and again").unwrap();
     assert_eq!(world.engine().fold(100).unwrap(), 0);
 }
+
+/// Bug: what a commit that was under way had just made a hole was read as zeros and put back as data.
+#[test]
+fn a_file_with_anything_uncommitted_is_not_folded_but_later() {
+    let world = World::new();
+    let mut bytes = fragmented(&world);
+    assert_eq!(world.engine().fold(100).unwrap(), 0);
+    // Far from the region that is at rest.
+    world.write_at("f", 5 << 20, b"beyond").unwrap();
+    assert_eq!(world.engine().fold(100).unwrap(), 0);
+    world.engine().sync().unwrap();
+    assert!(extents(&world) > 60);
+    assert_eq!(world.engine().fold(100).unwrap(), 1);
+    bytes.resize(5 << 20, 0);
+    bytes.extend_from_slice(b"beyond");
+    assert_eq!(world.read("f").unwrap(), bytes);
+}

@@ -9,6 +9,7 @@
     reason = "tests: a failure here is a failed test"
 )]
 
+mod attrs;
 mod checkpoint;
 mod clean;
 mod damage;

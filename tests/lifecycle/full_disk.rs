@@ -208,3 +208,33 @@ fn a_disk_that_others_have_filled_can_be_cleaned() {
     world.umount();
     world.ok(&["check", &small.store()]);
 }
+
+/// Bug: opening a store commits what a crash or a last unlink has left, and failed on a full disk; so nothing could be
+/// deleted or cleaned there either.
+#[test]
+fn a_store_on_a_full_disk_is_opened_and_cleaned() {
+    let Some(small) = SmallDisk::new(200) else {
+        return;
+    };
+    let world = &small.world;
+    for number in 0..70 {
+        small.put(number).unwrap();
+    }
+    world.ok(&["clean", &world.mnt()]);
+    for number in 0..60 {
+        remove(&[&small.file(number)]);
+    }
+    // A row of a hard link that is none any more: opening removes it.
+    fs::hard_link(small.file(60), small.file(1000)).unwrap();
+    remove(&[&small.file(1000)]);
+    world.umount();
+    let ballast = small.ballast("ballast", 200);
+    let shown = world.ok(&["--json", "clean", &small.store()]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert!(shown["freed_bytes"].as_u64().unwrap() > 50 << 20, "{shown}");
+    small.mount();
+    small.expect(&(60..70).collect::<Vec<_>>());
+    remove(&[&small.file(60), &ballast]);
+    world.umount();
+    world.ok(&["check", &small.store()]);
+}

@@ -196,6 +196,14 @@ impl Engine {
             return Err(Error::NotPermitted("immutable"));
         }
         let mut pieces = self.pieces(&source, range.clone())?;
+        // What is not stored yet is copied, and must find room like what is written.
+        let copied = pieces
+            .iter()
+            .filter(|(_, piece)| matches!(piece, Piece::Data(_)));
+        let copied: u64 = copied.map(|(_, piece)| piece.len()).sum();
+        if copied > 0 {
+            self.reserve(copied)?;
+        }
         for (at, _) in &mut pieces {
             *at = *at - range.start + to_off.raw();
         }

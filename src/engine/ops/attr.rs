@@ -166,7 +166,8 @@ impl Engine {
             Some(mode) => self.acl_after_chmod(&inode, &guard, mode)?,
             None => None,
         };
-        let capability = set.kill_suid || set.uid.is_some() || set.gid.is_some();
+        let capability = (set.kill_suid || set.uid.is_some() || set.gid.is_some())
+            && guard.row.attrs.kind != Kind::Dir;
         let drop_capability = capability
             && self
                 .xattr_row(ino, &guard, b"security.capability")?
@@ -355,11 +356,14 @@ impl Engine {
 
 fn check_flags(state: &State, set: &SetAttr) -> Result<()> {
     let flags = state.row.attrs.flags;
-    if flags & FLAG_IMMUTABLE != 0 {
-        return Err(Error::NotPermitted("immutable"));
-    }
     let explicit =
         set.mode.is_some() || set.uid.is_some() || set.gid.is_some() || set.size.is_some();
+    // What was written before the flag was set still comes from the page cache, and its times after it: refusing them
+    // would make fsync fail.
+    let only_times = !explicit && set.atime.is_none() && set.mtime.is_some() && set.ctime.is_some();
+    if flags & FLAG_IMMUTABLE != 0 && !only_times {
+        return Err(Error::NotPermitted("immutable"));
+    }
     if flags & FLAG_APPEND != 0 && explicit {
         return Err(Error::NotPermitted("append-only"));
     }
@@ -409,7 +413,8 @@ fn apply_attrs(state: &mut State, set: &SetAttr, now: Timestamp) {
     attrs.atime = set.atime.map_or(attrs.atime, at);
     attrs.mtime = set.mtime.map_or(attrs.mtime, at);
     attrs.ctime = set.ctime.unwrap_or(now);
-    if set.kill_suid {
+    // chown(2): on a directory the set-group-ID bit means something else, and stays.
+    if set.kill_suid && attrs.kind != Kind::Dir {
         attrs.mode = without_suid(attrs.mode);
     }
 }

@@ -113,8 +113,9 @@ impl Engine {
                 sink.truncate(before);
                 return Err(self.name_damage(inode.ino, error));
             }
-            if sequential {
-                self.read_ahead(inode, end..size)?;
+            // What was asked for is there: an error of what comes later shows when that is asked for.
+            if sequential && let Err(error) = self.read_ahead(inode, end..size) {
+                log::debug!("no read-ahead of inode {}: {error}", inode.ino);
             }
             self.atime_is_due(&state, self.env.now())
         };
@@ -246,6 +247,10 @@ impl Engine {
             }
             // The kernel has chosen the offset of an append: with its cache ahead of us, it alone knows the size.
             let size = guard.row.attrs.size;
+            // A page from the cache may begin before the end that was appended to.
+            if guard.row.attrs.flags & FLAG_APPEND != 0 && off.raw() < size && !how.cached {
+                return Err(Error::NotPermitted("append-only"));
+            }
             let end = off.end(ByteLen::from_raw(data.len() as u64))?;
             let drop_capability = how.kill_suid
                 && self

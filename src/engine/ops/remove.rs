@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::base::limits::SETTLE_STEP_LEN;
+use crate::base::limits::{ENTRY_TRIES_MAX, SETTLE_STEP_LEN};
 use crate::base::{Error, Ino, Result, Slot};
 use crate::engine::Engine;
 use crate::engine::change::ChangeSet;
@@ -13,6 +13,14 @@ use crate::engine::ops::create::check_dir;
 use crate::format::keys;
 use crate::format::rows::{DirentRow, FLAG_APPEND, FLAG_IMMUTABLE, Kind, Table};
 use crate::meta::Rows;
+
+/// What a name is whose inode has no row.
+pub(super) fn without_inode() -> Error {
+    Error::Malformed {
+        what: "directory entry",
+        detail: "it leads to no inode: check the store",
+    }
+}
 
 impl Engine {
     /// Removes a name of something that is not a directory.
@@ -73,10 +81,10 @@ impl Engine {
         Ok(())
     }
 
-    /// As [`Engine::throttle`], but a full disk does not keep anybody from deleting: that is the way out.
+    /// As [`Engine::throttle`], but a full disk does not keep anybody from deleting: that is the way out. Only memory does.
     fn throttle_unless_full(&self) -> Result<()> {
         match self.throttle() {
-            Err(Error::NoSpace) => Ok(()),
+            Err(Error::NoSpace) if self.live.pending_bytes() < self.bounds.meta_most => Ok(()),
             other => other,
         }
     }
@@ -84,13 +92,19 @@ impl Engine {
     /// Locks a directory and the inode of its entry `name`, in order, whatever happens meanwhile.
     pub(crate) fn lock_entry(&self, dir: Ino, name: &[u8]) -> Result<(Locked, Slot, DirentRow)> {
         let parent = self.inode(dir)?;
+        let mut tries = 0;
         loop {
             let (_, row) = {
                 let _state = parent.state.read();
                 self.find(dir, name)?.ok_or(Error::NotFound)?
             };
             let child = match self.inode(row.ino) {
-                Err(Error::Stale) => continue,
+                // Just removed by somebody else; or the index is damaged, and then that does not end.
+                Err(Error::Stale) if tries < ENTRY_TRIES_MAX => {
+                    tries += 1;
+                    continue;
+                }
+                Err(Error::Stale) => return Err(without_inode()),
                 other => other?,
             };
             let locked = Locked::new([Arc::clone(&parent), child]);
@@ -168,8 +182,8 @@ impl Engine {
 
     /// Commits what opening a store has changed so far, once that is enough.
     pub(crate) fn settle_step(&self) -> Result<()> {
-        if self.live.pending_bytes() >= SETTLE_STEP_LEN {
-            self.commit()
+        if self.live.active_bytes() >= SETTLE_STEP_LEN {
+            self.settle_commit()
         } else {
             Ok(())
         }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::base::limits::LINKS_MAX;
+use crate::base::limits::{ENTRY_TRIES_MAX, LINKS_MAX};
 use crate::base::{Error, Ino, Result, Slot, Timestamp};
 use crate::engine::Engine;
 use crate::engine::inode::Locked;
 use crate::engine::names::{check_name, is_reserved};
 use crate::engine::ops::create::check_dir;
+use crate::engine::ops::remove::without_inode;
 use crate::engine::types::RenameHow;
 use crate::format::rows::{DirentRow, FLAG_APPEND, FLAG_IMMUTABLE, Kind};
 
@@ -96,6 +97,7 @@ impl Engine {
         to: &Place<'_>,
     ) -> Result<(Locked, Found, Option<Found>)> {
         let (dir, new_dir) = (self.inode(from.dir)?, self.inode(to.dir)?);
+        let mut tries = 0;
         loop {
             let source = self.peek(from)?.ok_or(Error::NotFound)?;
             let target = self.peek(to)?;
@@ -109,6 +111,10 @@ impl Engine {
                 }
             }
             if stale {
+                if tries == ENTRY_TRIES_MAX {
+                    return Err(without_inode());
+                }
+                tries += 1;
                 continue;
             }
             let locked = Locked::new(inodes);

@@ -227,7 +227,7 @@ impl DirGroups<'_> {
     }
 
     fn built(&self, dirent: &DirentRow, row: &InodeRow, put: PutChunk<'_>) -> Result<Built> {
-        let segments = self.changes.segments.get(&dirent.ino);
+        let segments = self.changes.segments_of(dirent.ino);
         self.source
             .entry(&dirent.name, dirent.ino, row, segments, put)
     }

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::dirty::group_digests;
 use super::entry::{Source, hash_file, joined, node_attrs};
 use super::tree::{Tree, entry_kind, read_extents};
 use super::verify::{attrs_of, join};
@@ -110,6 +111,8 @@ struct Diff<'a> {
     removed: Vec<Lone>,
     added: Vec<Lone>,
     todo: Vec<Pair>,
+    /// Digests of the link groups of the live tree's directories that have some; empty if there is no live tree.
+    linked: HashMap<Ino, Digest>,
     /// Directories whose link groups differ.
     groups: Vec<Vec<u8>>,
 }
@@ -119,8 +122,8 @@ impl Engine {
     /// committed of the live tree), in the order of the paths.
     ///
     /// A directory's time of change counts only if its names are the same in both trees. Of a renamed
-    /// directory only the directory itself is named. A change of hard links alone is a change of attributes
-    /// of the directories that hold all of their names.
+    /// directory only the directory itself is named. A change of hard links is a change of attributes of the
+    /// directory that holds all of their names.
     ///
     /// # Errors
     /// Those of [`Engine::resolve`], of the commit before it, and of reading what must be compared.
@@ -133,6 +136,7 @@ impl Engine {
         let view = self.index().view();
         let tree = self.tree();
         let root = tree.root(&from)?;
+        let is_live = to.is_none();
         let to = match to {
             Some((_, row)) => Dir::Stored(*Tree::dir(&tree.root(&row)?)?),
             None => Dir::Live(Ino::ROOT),
@@ -153,8 +157,12 @@ impl Engine {
                 to,
                 items: None,
             }],
+            linked: HashMap::new(),
             groups: Vec::new(),
         };
+        if is_live {
+            diff.linked = group_digests(&diff.live)?;
+        }
         while let Some(pair) = diff.todo.pop() {
             diff.pair(&pair)?;
         }
@@ -183,6 +191,12 @@ impl Diff<'_> {
             }
             self.tries(&a.trie, &b.trie, &mut from, &mut to)?;
         } else {
+            if let (Dir::Stored(old), Dir::Live(ino)) = (&pair.from, &pair.to) {
+                let none = || hash::groups_digest(&[]);
+                if old.groups != self.linked.get(ino).copied().unwrap_or_else(none) {
+                    self.groups.push(pair.path.clone());
+                }
+            }
             self.list(&pair.from, &mut from)?;
             self.list(&pair.to, &mut to)?;
         }
@@ -480,8 +494,9 @@ impl Diff<'_> {
     }
 
     fn finish(mut self) -> Vec<DiffItem> {
-        if self.items.is_empty() {
-            for path in std::mem::take(&mut self.groups) {
+        for path in std::mem::take(&mut self.groups) {
+            let told = |item: &DiffItem| item.change == Change::Attributes && item.path == path;
+            if !self.items.iter().any(told) {
                 self.push(Change::Attributes, &path);
             }
         }

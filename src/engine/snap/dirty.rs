@@ -15,14 +15,22 @@ use crate::meta::{Rows, for_each_row};
 pub(crate) struct Changes {
     /// Changed entries by directory: the first slots of their names, sorted, each once.
     pub(crate) dirs: HashMap<Ino, Vec<u64>>,
-    /// Changed segments by file.
-    pub(crate) segments: HashMap<Ino, BTreeSet<u64>>,
+    /// Changed segments of files, sorted, each once: of a first snapshot there is one for every file.
+    segments: Vec<(Ino, u64)>,
     /// Inodes that are gone.
     pub(crate) gone: Vec<Ino>,
     /// Digests of the link groups of directories where they have changed.
     pub(crate) groups: HashMap<Ino, Digest>,
     /// Directory of the link group of each inode with several names, where it has changed.
     pub(crate) group_dirs: Vec<(Ino, Ino)>,
+}
+
+/// Changed entries of a directory from which on repeated ones are looked for while they are gathered.
+const SORT_SLOTS: usize = 4096;
+
+fn sort_once<T: Ord>(list: &mut Vec<T>) {
+    list.sort_unstable();
+    list.dedup();
 }
 
 /// A directory's link groups: names relative to it.
@@ -44,7 +52,7 @@ impl Changes {
                     changes.add_inode(source, ino)?;
                 }
                 DirtyKey::Segment(ino, idx) => {
-                    changes.segments.entry(ino).or_default().insert(idx);
+                    changes.segments.push((ino, idx));
                     changes.add_inode(source, ino)?;
                 }
                 DirtyKey::Dirent(dir, slot) => {
@@ -66,18 +74,30 @@ impl Changes {
             changes.add_groups(source)?;
         }
         changes.add_parents(source)?;
-        for slots in changes.dirs.values_mut() {
-            slots.sort_unstable();
-            slots.dedup();
-        }
+        changes.dirs.values_mut().for_each(sort_once);
+        sort_once(&mut changes.segments);
         Ok(changes)
     }
 
+    /// The changed segments of a file, ascending.
+    pub(crate) fn segments_of(&self, ino: Ino) -> &[(Ino, u64)] {
+        let first = self.segments.partition_point(|(of, _)| *of < ino);
+        let rest = self.segments.get(first..).unwrap_or_default();
+        let end = rest.partition_point(|(of, _)| *of == ino);
+        rest.get(..end).unwrap_or_default()
+    }
+
     fn add_slot(&mut self, dir: Ino, slot: u64) {
-        self.dirs
-            .entry(dir)
-            .or_default()
-            .push(slot - slot % DISCRIMINATORS);
+        let slots = self.dirs.entry(dir).or_default();
+        // An entry comes up to three times, with its name, its attributes and its bytes: before the memory is doubled
+        // for them, they are made one.
+        if slots.len() == slots.capacity() && slots.len() >= SORT_SLOTS {
+            sort_once(slots);
+            if slots.len() > slots.capacity() / 4 * 3 {
+                slots.reserve(slots.len());
+            }
+        }
+        slots.push(slot - slot % DISCRIMINATORS);
     }
 
     /// Adds all names of an inode; a directory is to be visited itself.
@@ -130,51 +150,11 @@ impl Changes {
     /// Recomputes the groups of hard links of the whole tree; their directories are to be visited where
     /// they differ from the last snapshot's.
     fn add_groups(&mut self, source: &Source<'_>) -> Result<()> {
-        let mut names: Vec<(Ino, Vec<u8>)> = Vec::new();
-        let mut before: BTreeMap<Ino, Ino> = BTreeMap::new();
-        let mut paths = Paths {
-            source,
-            known: HashMap::new(),
-        };
-        for_each_row(
-            source.view,
-            Table::HardLink,
-            &[],
-            &[0xff; 9],
-            &mut |key, value| {
-                let ino = keys::parse_inode(key)?;
-                before.insert(ino, Ino::from_raw(decode_counter(value)?));
-                if source.inode(ino)?.is_some_and(|row| row.nlink > 1) {
-                    for path in paths.of_file(ino)? {
-                        names.push((ino, path));
-                    }
-                }
-                Ok(true)
-            },
-        )?;
-        let mut groups = Groups::new();
-        let mut homes: BTreeMap<Ino, Ino> = BTreeMap::new();
-        let owner: HashMap<Vec<u8>, Ino> = names
-            .iter()
-            .map(|(ino, path)| (path.clone(), *ino))
-            .collect();
-        let dirs = paths.by_path();
-        for (path, list) in hash::link_groups(names) {
-            let dir = *dirs
-                .get(path.as_slice())
-                .ok_or(Error::Internal("a link group outside of the tree"))?;
-            for first in list.iter().filter_map(|group| group.first()) {
-                let whole = if path.is_empty() {
-                    first.clone()
-                } else {
-                    [&path, &b"/"[..], first].concat()
-                };
-                if let Some(ino) = owner.get(&whole) {
-                    homes.insert(*ino, dir);
-                }
-            }
-            groups.insert(dir, list);
-        }
+        let Linked {
+            groups,
+            homes,
+            before,
+        } = Linked::collect(source)?;
         let mut dirs: BTreeSet<Ino> = groups.keys().copied().collect();
         dirs.extend(before.values().copied().filter(|dir| dir.raw() > 0));
         for dir in dirs {
@@ -194,6 +174,75 @@ impl Changes {
         }
         Ok(())
     }
+}
+
+/// The link groups of a whole tree.
+#[derive(Default)]
+struct Linked {
+    groups: Groups,
+    /// The directory of each inode's group.
+    homes: BTreeMap<Ino, Ino>,
+    /// What it was in the last snapshot; 0 for none.
+    before: BTreeMap<Ino, Ino>,
+}
+
+impl Linked {
+    fn collect(source: &Source<'_>) -> Result<Self> {
+        let mut found = Self::default();
+        let mut names: Vec<(Ino, Vec<u8>)> = Vec::new();
+        let mut paths = Paths {
+            source,
+            known: HashMap::new(),
+        };
+        for_each_row(
+            source.view,
+            Table::HardLink,
+            &[],
+            &[0xff; 9],
+            &mut |key, value| {
+                let ino = keys::parse_inode(key)?;
+                found
+                    .before
+                    .insert(ino, Ino::from_raw(decode_counter(value)?));
+                if source.inode(ino)?.is_some_and(|row| row.nlink > 1) {
+                    for path in paths.of_file(ino)? {
+                        names.push((ino, path));
+                    }
+                }
+                Ok(true)
+            },
+        )?;
+        let owner: HashMap<Vec<u8>, Ino> = names
+            .iter()
+            .map(|(ino, path)| (path.clone(), *ino))
+            .collect();
+        let dirs = paths.by_path();
+        for (path, list) in hash::link_groups(names) {
+            let dir = *dirs
+                .get(path.as_slice())
+                .ok_or(Error::Internal("a link group outside of the tree"))?;
+            for first in list.iter().filter_map(|group| group.first()) {
+                let whole = if path.is_empty() {
+                    first.clone()
+                } else {
+                    [&path, &b"/"[..], first].concat()
+                };
+                if let Some(ino) = owner.get(&whole) {
+                    found.homes.insert(*ino, dir);
+                }
+            }
+            found.groups.insert(dir, list);
+        }
+        Ok(found)
+    }
+}
+
+/// The digests of the link groups of the directories of a tree that have some.
+pub(crate) fn group_digests(source: &Source<'_>) -> Result<HashMap<Ino, Digest>> {
+    let groups = Linked::collect(source)?.groups.into_iter();
+    Ok(groups
+        .map(|(dir, list)| (dir, hash::groups_digest(&list)))
+        .collect())
 }
 
 /// Whether a changed entry is a name of a hard-linked inode or of a directory that existed before: then

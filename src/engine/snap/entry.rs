@@ -71,7 +71,7 @@ impl Source<'_> {
         name: &[u8],
         ino: Ino,
         row: &InodeRow,
-        dirty: Option<&BTreeSet<u64>>,
+        dirty: &[(Ino, u64)],
         put: PutChunk<'_>,
     ) -> Result<Built> {
         let kind = entry_kind(row.attrs.kind, row.attrs.mode);
@@ -104,7 +104,7 @@ impl Source<'_> {
         &self,
         ino: Ino,
         size: u64,
-        dirty: Option<&BTreeSet<u64>>,
+        dirty: &[(Ino, u64)],
         put: PutChunk<'_>,
     ) -> Result<(Digest, Body)> {
         if size <= INLINE_EXTENTS_FILE_LEN_MAX {
@@ -150,12 +150,12 @@ impl Source<'_> {
         &self,
         ino: Ino,
         size: u64,
-        dirty: Option<&BTreeSet<u64>>,
+        dirty: &[(Ino, u64)],
         old: Option<&FileNode>,
         put: PutChunk<'_>,
     ) -> Result<Vec<(u64, ChunkId, Digest)>> {
-        let all = old.is_none() || dirty.is_some_and(|d| d.contains(&SEGMENT_ALL));
-        let mut changed: BTreeSet<u64> = dirty.cloned().unwrap_or_default();
+        let mut changed: BTreeSet<u64> = dirty.iter().map(|(_, idx)| *idx).collect();
+        let all = old.is_none() || changed.contains(&SEGMENT_ALL);
         if let Some(old) = old
             && old.size != size
         {

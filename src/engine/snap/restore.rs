@@ -547,7 +547,8 @@ impl Walk<'_, '_> {
         if place.parent.is_none() && !self.is_new {
             return;
         }
-        if entry.attrs.mode & 0o100 == 0 {
+        // Later entries may have to be opened through it.
+        if entry.attrs.mode & 0o500 != 0o500 {
             self.late.push((place, entry));
         } else {
             self.batch.complete.push(Job { place, dir, entry });

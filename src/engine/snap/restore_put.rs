@@ -178,8 +178,8 @@ impl Restore<'_> {
         if found.kind != plain_kind(entry.attrs.kind) {
             return Ok(false);
         }
-        // A file with another name somewhere is not ours to change.
-        if found.link_count > 1 && entry.nlink < 2 {
+        // A file with another name somewhere else is not ours to change.
+        if found.link_count > u64::from(entry.nlink.max(1)) {
             return Ok(false);
         }
         match &entry.body {

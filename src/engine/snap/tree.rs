@@ -7,7 +7,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::nodes;
-use crate::base::limits::{NODES_CACHED_LEN, SEGMENT_LEN};
+use crate::base::limits::SEGMENT_LEN;
 use crate::base::{ChunkId, Error, Result};
 use crate::chunk::ChunkStore;
 use crate::engine::extents::clip;
@@ -33,13 +33,16 @@ struct Cached {
     nodes: LruCache<ChunkId, (Arc<Node>, usize)>,
     /// Sum of these lengths in bytes.
     len: usize,
+    /// What it may come to.
+    len_max: usize,
 }
 
 impl NodeCache {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(len_max: u64) -> Self {
         Self(Mutex::new(Cached {
             nodes: LruCache::unbounded(),
             len: 0,
+            len_max: usize::try_from(len_max).unwrap_or(usize::MAX),
         }))
     }
 
@@ -55,7 +58,7 @@ impl NodeCache {
             cached.len -= old;
         }
         cached.len += len;
-        while cached.len > NODES_CACHED_LEN && cached.nodes.len() > 1 {
+        while cached.len > cached.len_max && cached.nodes.len() > 1 {
             if let Some((_, (_, old))) = cached.nodes.pop_lru() {
                 cached.len -= old;
             }

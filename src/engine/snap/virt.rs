@@ -10,6 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::tree::Tree;
+use crate::base::limits::SEGMENT_LEN;
 use crate::base::{ChunkId, Error, FileOff, Ino, Result, Timestamp};
 use crate::engine::Engine;
 use crate::engine::names::is_reserved;
@@ -384,11 +385,22 @@ impl Engine {
         if at >= size {
             return Err(Error::PastEnd);
         }
-        for (start, extent) in self.tree().extents(&entry, at..size)? {
-            match seek {
-                Seek::Data => return Ok(FileOff::from_raw(start)),
-                Seek::Hole if start > at => return Ok(FileOff::from_raw(at)),
-                Seek::Hole => at = start + u64::from(extent.len),
+        // Segment by segment: the first hit is most often near, and a file may have millions of extents.
+        for segment in self.tree().segments(&entry)? {
+            let end = segment
+                .saturating_add(1)
+                .saturating_mul(SEGMENT_LEN)
+                .min(size);
+            if end <= at {
+                continue;
+            }
+            let from = at.max(segment.saturating_mul(SEGMENT_LEN));
+            for (start, extent) in self.tree().extents(&entry, from..end)? {
+                match seek {
+                    Seek::Data => return Ok(FileOff::from_raw(start)),
+                    Seek::Hole if start > at => return Ok(FileOff::from_raw(at)),
+                    Seek::Hole => at = start + u64::from(extent.len),
+                }
             }
         }
         match seek {
