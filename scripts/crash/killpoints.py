@@ -2,6 +2,7 @@
 import fnmatch
 import os
 import random
+import signal
 import sys
 import time
 
@@ -138,11 +139,11 @@ class Round:
                 thread.join(0.05)
             if self.faults.fired() and not hang:
                 hang = time.monotonic() + DYING_S
-            if hang and time.monotonic() > hang or time.monotonic() - began > PATIENCE_S:
+            if hang and time.monotonic() > hang:
+                self.store.wait()
+            if time.monotonic() - began > PATIENCE_S:
                 self.store.abort()
-                for thread in threads:
-                    thread.join(PATIENCE_S)
-                raise Violation("operations wait for a process that " + ("was killed" if hang else "lives"))
+                raise Violation("operations hang")
         if commands.error:
             raise commands.error
         return commands
@@ -224,7 +225,12 @@ class Round:
             self.checks += 1
 
 
+def stop(*_):
+    raise KeyboardInterrupt
+
+
 def main():
+    signal.signal(signal.SIGTERM, stop)
     program, library, work, rounds, seed = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
     wanted = os.environ.get("KILLPOINTS", "*")
     points = [name for name in POINTS if fnmatch.fnmatch(name, wanted)]
@@ -246,6 +252,9 @@ def main():
             name = run.choose(points)
             run.one(name)
             run.look_closer(number)
+        except KeyboardInterrupt:
+            run.abandon()
+            break
         except Violation as violation:
             run.broken[name] = run.broken.get(name, 0) + 1
             run.violations.append(f"seed {seed}, round {number}, {name}: {violation}")
@@ -253,7 +262,7 @@ def main():
                 break
             run.abandon()
             run.new_world(number)
-    if len(run.violations) < VIOLATIONS_MAX:
+    if len(run.violations) < VIOLATIONS_MAX and run.store.process is not None:
         try:
             run.store.must("umount", run.store.point)
             run.store.check()
@@ -268,7 +277,7 @@ def main():
     title = (
         f"killpoints: seed {seed}: {number + 1} rounds, {kills} kills at these points and {run.second} more during recovery, "
         f"{run.without_index} times without the index; {run.confirmations + run.world.confirmations} confirmations; "
-        f"{run.checks} checks, {run.verified} snapshots verified; {len(run.violations)} violations; "
+        f"{run.checks} checks, {run.verified} snapshots verified; {run.store.stuck} killed processes had to be helped to end; {len(run.violations)} violations; "
         f"{spent:.0f} s, {kills / spent:.1f} kills/s"
     )
     sys.exit(report(title, ("point", "rounds", "kills", "violations"), rows, run.violations))

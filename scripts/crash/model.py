@@ -136,6 +136,8 @@ class World:
     def __init__(self, store, seed, count, tolerated=()):
         self.store, self.tolerated = store, frozenset(tolerated)
         self.lock = threading.Lock()
+        # Told of each confirmation.
+        self.confirmed = threading.Condition(self.lock)
         self.stop = threading.Event()
         self.writers = [Writer(self, number, f"{seed}:{number}") for number in range(count)]
         # Names of confirmed snapshots with their seeds; of those that may be there; of those that are gone.
@@ -161,6 +163,7 @@ class World:
                     file.confirm(token)
                     if file.settled():
                         writer.unsettled.discard(file)
+            self.confirmed.notify_all()
 
     def failed(self, error, what):
         """Whether a call may fail like this; the process that died is told apart by None."""
