@@ -180,7 +180,7 @@ class Store:
 def report(title, header, rows, violations):
     """Prints a table and what went wrong, and gives the exit status."""
     widths = [max(len(str(row[at])) for row in (header, *rows)) for at in range(len(header))]
-    for row in (header, *rows):
+    for row in (header, *rows) if rows else ():
         cells = [str(cell).ljust(w) if at == 0 else str(cell).rjust(w) for at, (cell, w) in enumerate(zip(row, widths))]
         print("  ".join(cells).rstrip())
     print(title)
