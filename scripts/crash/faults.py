@@ -68,7 +68,7 @@ class Run:
 
     def arm(self, case, error, span):
         _, action, calls, files, phase, _ = case
-        first = 1 if phase == "close" else self.chance.randint(1, 12)
+        first = 1 if phase == "close" else self.chance.randint(1, {"work": 12, "clean": 3}.get(phase, 8))
         self.faults.arm(0, calls, files, action, error, first, first + SPANS[span])
 
     def work(self, todo):

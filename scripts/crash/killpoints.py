@@ -4,13 +4,15 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 
 from harness import DYING_S, KILL_AFTER, KILL_BEFORE, KILL_HALFWAY, PATIENCE_S, Faults, Store, Violation, report
 from model import Commands, World, snapshot_problems, snapshots_of, survivors, verify_problems
 
 # name: when, calls, files, and what has to happen for it: "work" (the writers do), "clean", "close" (unmounting),
-# "mount" (opening after a kill), "rebuild" (the same without an index).
+# "mount" (opening after a kill), "rebuild" (the same without an index); "collect" is a kill at a random moment while
+# `mmhfs sync` waits for the kernel to hand over what a program goes on writing.
 POINTS = {
     "LOG pack: write": (KILL_BEFORE, "write", "packs/*.log", "work"),
     "LOG pack: half a write": (KILL_HALFWAY, "write", "packs/*.log", "work"),
@@ -54,6 +56,7 @@ POINTS = {
     "close: write": (KILL_HALFWAY, "write", "packs/*", "close"),
     "close: sync": (KILL_BEFORE, "sync", "packs/*", "close"),
     "close: index": (KILL_BEFORE, "create+write+sync+rename+remove", "index/*", "close"),
+    "sync: the kernel hands over": (None, "", "", "collect"),
     "recovery: write": (KILL_HALFWAY, "write", "packs/*", "mount"),
     "recovery: sync": (KILL_BEFORE, "sync", "packs*", "mount"),
     "recovery: any change": (KILL_BEFORE, "create+write+sync+rename+remove+mkdir+truncate", "*", "mount"),
@@ -148,9 +151,45 @@ class Round:
             raise commands.error
         return commands
 
+    def collect(self):
+        stop = threading.Event()
+        data = self.chance.randbytes(1 << 20)
+
+        def dirty():
+            try:
+                fd = os.open(self.scratch(), os.O_CREAT | os.O_RDWR)
+                while not stop.is_set():
+                    for at in range(24):
+                        os.pwrite(fd, data, at << 20)
+            except OSError:
+                pass
+
+        commands = Commands(self.world, ["sync"] * 50)
+        threads = [threading.Thread(target=dirty, daemon=True), commands]
+        for thread in threads:
+            thread.start()
+        time.sleep(self.chance.uniform(0.1, 0.6))
+        self.store.kill()
+        stop.set()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+            if thread.is_alive():
+                raise Violation("an operation hangs")
+
+    def scratch(self):
+        return f"{self.store.point}/scratch"
+
     def one(self, name):
         phase = POINTS[name][3]
         self.faults.disarm()
+        if phase == "collect":
+            self.collect()
+            self.rounds[name] += 1
+            self.kills[name] += 1
+            self.recover(name, phase)
+            if os.path.exists(self.scratch()):
+                os.unlink(self.scratch())
+            return
         if phase in ("work", "clean"):
             self.arm(name)
         commands = self.work_round(phase)
