@@ -82,7 +82,7 @@ clean_up() {
     set +e
     # mountinfo has one mount per line, the newest last.
     while read -r point; do
-        "$MMHFS" -q umount "$point" 2>/dev/null || umount -l "$point" 2>/dev/null || fusermount3 -uz "$point" 2>/dev/null
+        timeout 60 "$MMHFS" -q umount "$point" 2>/dev/null || umount -f -l "$point" 2>/dev/null || fusermount3 -uz "$point" 2>/dev/null
     done < <(awk -v work="$WORK/" 'index($5, work) == 1 { print $5 }' /proc/self/mountinfo | tac)
     if [[ $status -ne 0 && -n ${KEEP:-} ]]; then
         echo "kept: $WORK" >&2
@@ -91,6 +91,20 @@ clean_up() {
         rm -rf --one-file-system "$WORK"
     fi
     exit "$status"
+}
+
+# The modules beside a Python script leave no compiled copies in the tree.
+export PYTHONDONTWRITEBYTECODE=1
+
+# Builds the library that lets system calls of the program fail or be its last (crash/faultio.c).
+build_faultio() {
+    ${CC:-gcc} -O2 -Wall -Wextra -shared -fPIC -o "$WORK/faultio.so" "$ROOT/scripts/crash/faultio.c" -ldl
+}
+
+# Prints the comment at the head of the script and ends it.
+usage() {
+    sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
+    exit 0
 }
 
 # The pid of the process that serves a store.

@@ -93,6 +93,7 @@ pub(super) fn run(ui: &Ui, mut args: Args, arguments: &[OsString]) -> Outcome<()
     for list in std::mem::take(&mut args.options) {
         options::apply(&mut args, &list)?;
     }
+    mounts::end_stuck()?;
     let plan = plan(&args)?;
     if args.background_child {
         return daemon::child(&plan);

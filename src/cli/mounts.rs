@@ -20,6 +20,8 @@ pub(super) struct Mount {
     pub(super) point: PathBuf,
     pub(super) kind: String,
     pub(super) source: PathBuf,
+    /// The kernel's number of its connection.
+    pub(super) minor: u32,
 }
 
 /// All mounts that this process sees, in the order of the kernel's table: later ones lie on top.
@@ -33,7 +35,9 @@ pub(super) fn table() -> Outcome<Vec<Mount>> {
 fn parse(line: &[u8]) -> Option<Mount> {
     let fields: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
     let dash = fields.iter().position(|f| *f == b"-")?;
+    let (_, minor) = std::str::from_utf8(fields.get(2)?).ok()?.split_once(':')?;
     Some(Mount {
+        minor: minor.parse().ok()?,
         point: unescape(fields.get(4)?).into(),
         kind: String::from_utf8_lossy(fields.get(dash + 1)?).into_owned(),
         source: unescape(fields.get(dash + 2)?).into(),
@@ -93,6 +97,54 @@ pub(super) fn absolute(path: &Path) -> Outcome<PathBuf> {
 /// Whether the process behind the mount at `path` has died.
 pub(super) fn is_dead(path: &Path) -> bool {
     fs::metadata(path).is_err_and(|e| e.raw_os_error() == Some(nix::errno::Errno::ENOTCONN as i32))
+}
+
+/// Ends the connections of mounts whose process was killed and cannot end.
+///
+/// A thread of it may be waiting for the kernel to hand over what was written (`syncfs`). Nobody answers the
+/// kernel any more, the connection closes only with the last thread, and no signal reaches that one: the store would
+/// stay locked, and whoever looks at the mount would wait as well. So this comes before any look at a mount.
+pub(super) fn end_stuck() -> Outcome<()> {
+    for mount in table()?.iter().filter(|mount| mount.kind == TYPE) {
+        let lock = fs::read_to_string(mount.source.join("lock")).unwrap_or_default();
+        if holder_here(&lock).is_some_and(is_stuck) {
+            log::warn!(
+                "{}: ending the mount of a process that was killed",
+                mount.point.display()
+            );
+            let abort = format!("/sys/fs/fuse/connections/{}/abort", mount.minor);
+            let forced = umount2(&mount.point, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH);
+            if forced.is_err()
+                && let Err(e) = fs::write(&abort, "1")
+            {
+                log::warn!("{abort}: {e}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The process that a lock file names, if it is one of this machine.
+fn holder_here(lock: &str) -> Option<u32> {
+    let (pid, host) = lock.trim().strip_prefix("pid ")?.split_once(" on ")?;
+    let here = nix::unistd::gethostname().ok()?;
+    (here.to_str() == Some(host))
+        .then(|| pid.parse().ok())
+        .flatten()
+}
+
+/// Whether a process's first thread has ended and others have not.
+fn is_stuck(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    is_zombie(&stat) && threads > 1
+}
+
+/// Whether a line of proc_pid_stat(5) is that of a thread that has ended.
+fn is_zombie(stat: &str) -> bool {
+    // The name in parentheses may have anything in it.
+    stat.rsplit_once(')')
+        .is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'))
 }
 
 /// Takes a mount away: by the system call, or by fusermount3 where that needs privileges.
@@ -170,6 +222,22 @@ mod tests {
         assert_eq!(table.len(), 4);
         let mount = at(&table, Path::new("/mnt/a b")).unwrap();
         assert_eq!(mount.source, Path::new("/srv/st\\ore"));
+    }
+
+    /// Bug: a process that was killed while a command had it call `syncfs` on its own mount stayed for ever, and
+    /// with it the lock of the store. `scripts/killpoints` meets it; here is how such a process is told.
+    #[test]
+    fn a_killed_process_that_cannot_end_is_told_by_its_first_thread() {
+        assert!(is_zombie("14635 (mmhfs) Z 1 14635 14635 0 -1 4228364"));
+        assert!(!is_zombie("14635 (mmhfs) S 1 14635 14635 0 -1 4228364"));
+        assert!(!is_zombie("14635 (a) Z (b) D 1 14635 14635 0"));
+        assert!(!is_zombie(""));
+        assert!(!is_stuck(std::process::id()));
+        let here = nix::unistd::gethostname().unwrap();
+        let words = format!("pid 12 on {}\n", here.to_str().unwrap());
+        assert_eq!(holder_here(&words), Some(12));
+        assert_eq!(holder_here("pid 12 on another.example\n"), None);
+        assert_eq!(holder_here(""), None);
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub(super) enum Need {
 
 /// The store that `path` means: itself, or the one mounted where `path` lies.
 pub(super) fn store_of(path: &Path) -> Outcome<PathBuf> {
+    mounts::end_stuck()?;
     let full = mounts::absolute(path)?;
     let table = mounts::table()?;
     match mounts::containing(&table, &full) {

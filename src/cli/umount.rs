@@ -26,6 +26,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(ui: &Ui, args: &Args) -> Outcome<()> {
+    mounts::end_stuck()?;
     let full = mounts::absolute(&args.path)?;
     let mount = find(&full)?;
     let client = Client::connect(&mount.source).unwrap_or(None);

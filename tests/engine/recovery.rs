@@ -352,3 +352,19 @@ fn check_finds_a_loop_of_directories_that_is_cut_off_from_the_root() {
     assert_eq!(loops[0].paths.len(), 3, "{report:#?}");
     assert!(loops[0].paths.contains(&format!("inode {a}")));
 }
+
+/// Bug: an fsync succeeded on a store that had halted if the engine had not seen a change of the file, which it does not
+/// see either where it has refused the bytes.
+#[test]
+fn a_store_that_has_halted_confirms_no_fsync() {
+    let world = World::new();
+    let handle = world.create("f").unwrap();
+    world.engine().fsync(handle, false).unwrap();
+    world.engine().halt("for this test");
+    assert!(matches!(
+        world.engine().fsync(handle, false),
+        Err(Error::Halted(_))
+    ));
+    assert!(world.write_at("f", 0, b"x").is_err());
+    world.engine().release(handle).unwrap();
+}

@@ -282,12 +282,18 @@ impl Engine {
     /// Makes a file durable: its bytes, its attributes and its names.
     ///
     /// # Errors
-    /// The error of the commit. A failed one is never reported as success later (D1).
+    /// The error of the commit. A failed one is never reported as success later (D1). [`Error::Halted`] once the
+    /// store has halted.
     pub fn fsync(&self, handle: Handle, _data_only: bool) -> Result<()> {
         let open = self.handles.get(handle)?;
         match &open.target {
             Target::Virtual(_) => Ok(()),
             Target::Live(inode) => {
+                // Bug: bytes that were refused since the store had halted were gone from the kernel's cache after the
+                // fsync that failed, and the next one succeeded, since the engine had not seen a change.
+                if let Some(why) = self.halted() {
+                    return Err(Error::Halted(why));
+                }
                 // Taking the lock waits for a change of the inode that is being made.
                 let changed = {
                     let _state = inode.state.read();
