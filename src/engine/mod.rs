@@ -39,7 +39,7 @@ pub use types::{
 };
 
 use crate::base::{Env, Error, Ino, Result};
-use crate::chunk::ChunkStore;
+use crate::chunk::{ChunkStore, ParityStore};
 use crate::disk::{Disk, StoreLock};
 use crate::format::keys;
 use crate::format::rows::{InodeRow, Table};
@@ -66,6 +66,10 @@ pub struct Engine {
     disk: Arc<dyn Disk>,
     superblock: Superblock,
     store: Arc<ChunkStore>,
+    parity: Arc<ParityStore>,
+    /// Held while parity is made, packs are repaired or packs are removed: a repair must not bring back what cleaning
+    /// removes, nor a group be made of packs that go. Taken before the commit turn; readers and writers never take it.
+    parity_turn: Mutex<()>,
     live: Overlays,
     inodes: InodeCache,
     handles: Handles,

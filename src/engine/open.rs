@@ -18,7 +18,9 @@ use crate::base::limits::{
     MEMORY_DEFAULT, MEMORY_MIN, PACK_CAPACITY_DEFAULT, PACK_CAPACITY_MAX, PACK_CAPACITY_MIN,
 };
 use crate::base::{ByteLen, ChunkId, Env, Error, Ino, PackId, Result, StoreId};
-use crate::chunk::{ChunkLookup, ChunkStore, StoreConfig, load_superblock, settle_log};
+use crate::chunk::{
+    ChunkLookup, ChunkStore, ParityPlace, ParityStore, StoreConfig, load_superblock, settle_log,
+};
 use crate::disk::{Disk, RealDisk, StoreLock, create_dirs, owner_of};
 use crate::format::keys;
 use crate::format::rows::{Attrs, ChunkRow, InodeRow, Kind, PackRow, Table, decode_counter};
@@ -235,7 +237,14 @@ impl Engine {
         if !config.read_only {
             superblock.check_writable()?;
         }
+        let parity_place = ParityPlace::within(Arc::clone(&disk));
+        let parity = ParityStore::open(Arc::clone(&disk), parity_place, superblock.store)?;
         if !config.read_only {
+            // Before anything looks at the packs: one that a repair was about to put in place is missing.
+            for name in parity.finish_repairs()? {
+                log::info!("{name} is in its place again: its repair was interrupted");
+            }
+            parity.remove_leftovers()?;
             settle_log(disk.as_ref(), &superblock)?;
         }
         let (index, tail) = index::open(place, &superblock, &config)?;
@@ -270,6 +279,8 @@ impl Engine {
             disk,
             superblock,
             store,
+            parity: Arc::new(parity),
+            parity_turn: Mutex::new(()),
             live: Overlays::new(Arc::clone(&index)),
             inodes: InodeCache::new(),
             handles: Handles::default(),
