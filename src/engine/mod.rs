@@ -11,13 +11,16 @@ mod facts;
 mod findings;
 mod fold;
 mod handles;
+mod heal;
 mod index;
 mod inode;
 mod layer;
 mod names;
 mod open;
 mod ops;
+mod parity_plan;
 mod plain_seed;
+mod protect;
 mod snap;
 mod space;
 mod types;
@@ -30,12 +33,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 pub use open::{AtimePolicy, Config, InitOptions, Place};
+pub use protect::ProtectReport;
 pub use snap::{DamagedPath, RestoreOptions, RestoreReport};
 pub use types::{
     Allocate, Caller, Change, CheckReport, CleanOptions, CleanReport, CleanStep, DiffItem, DirItem,
-    FileFacts, FileKind, ForgetReport, Handle, KeepPolicy, NewNode, OpenHow, Problem, Progress,
-    RenameHow, Seek, SetAttr, SetTime, SnapshotInfo, SpaceUse, Stat, StatFs, Stats, WriteHow,
-    XattrMode,
+    FileFacts, FileKind, ForgetReport, Handle, KeepPolicy, NewNode, OpenHow, ParityStats, Problem,
+    Progress, RenameHow, Seek, SetAttr, SetTime, SnapshotInfo, SpaceUse, Stat, StatFs, Stats,
+    WriteHow, XattrMode,
 };
 
 use crate::base::{Env, Error, Ino, Result};
@@ -53,6 +57,7 @@ use commit::CommitGate;
 use fold::FoldQueue;
 use handles::Handles;
 use inode::{Inode, InodeCache};
+use protect::Protection;
 use snap::{NodeCache, Virtual};
 use space::AutoClean;
 
@@ -70,6 +75,9 @@ pub struct Engine {
     /// Held while parity is made, packs are repaired or packs are removed: a repair must not bring back what cleaning
     /// removes, nor a group be made of packs that go. Taken before the commit turn; readers and writers never take it.
     parity_turn: Mutex<()>,
+    /// Why no parity can be made, if the directory of parity files is not where it should be.
+    parity_trouble: Option<String>,
+    protection: Protection,
     live: Overlays,
     inodes: InodeCache,
     handles: Handles,

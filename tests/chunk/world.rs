@@ -202,6 +202,7 @@ impl World {
             index: Arc::default(),
             mark: Watermark::START,
             store: None,
+            parity: None,
             read_only: false,
             tail: None,
         };
