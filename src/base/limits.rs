@@ -54,6 +54,11 @@ pub const NODE_LEN_MAX: usize = 512 << 20;
 /// Encoded bytes of the decoded nodes that are kept in memory.
 pub const NODES_CACHED_LEN: usize = 32 << 20;
 
+/// Most bits of a name's hash that a directory's trie can tell apart: it is no deeper.
+pub const TRIE_DEPTH_MAX: u32 = 256;
+/// Most snapshots whose trees have inode numbers at a time: those have 15 bits for it.
+pub const VIRTUAL_ROOTS_MAX: usize = (1 << 15) - 1;
+
 /// Most pack files that are open at a time.
 pub const OPEN_PACKS_MAX: usize = 256;
 /// Most shards of the cache of decoded frames.
@@ -66,6 +71,11 @@ pub const INLINE_FRAMES_LEN_MAX: usize = 2 << 20;
 pub const PREFETCH_FRAMES_MAX: usize = 32;
 /// Most damaged frames that are remembered; beyond them nothing is deduplicated any more.
 pub const DAMAGED_FRAMES_MAX: usize = 65_536;
+/// Most frames that are remembered as whole, so that deduplication need not read them again: 8 GiB of file bytes, and a
+/// few MiB of memory.
+pub const DEDUP_FRAMES_MAX: usize = 65_536;
+/// Frames that deduplication reads and verifies at a time; bounds their memory to that of as many of the largest size.
+pub const DEDUP_READ_FRAMES: usize = 32;
 
 /// Bytes of a parity symbol: what is lost at a time when a disk loses a sector.
 pub const PARITY_SYMBOL_LEN: u32 = 4096;

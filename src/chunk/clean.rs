@@ -127,7 +127,7 @@ impl ChunkStore {
     /// Those of [`ChunkStore::seal`]; the packs are not used any more in any case.
     pub fn roll(&self) -> Result<()> {
         let mut writer = self.writer.lock();
-        *self.closed_len.lock() = None;
+        self.closed_len.lock().forget();
         let sealed = writer.seal();
         if sealed.is_err() {
             writer.give_up();
@@ -209,7 +209,7 @@ impl ChunkStore {
             if wanted.contains(&id) {
                 raw.push(&HashedPiece {
                     id,
-                    known: false,
+                    known: None,
                     bytes,
                 });
             }
@@ -232,11 +232,12 @@ impl ChunkStore {
         let mut bytes = 0_u64;
         for id in ids {
             assert!(!open.contains(id), "a pack that is written to is removed");
-            bytes = bytes.saturating_add(self.files.remove(*id)?);
+            let removed = self.files.remove(*id);
+            self.closed_len.lock().forget();
+            bytes = bytes.saturating_add(removed?);
             self.reader.healer.forget(*id);
             self.writer.lock().forget_sealed(*id);
         }
-        *self.closed_len.lock() = None;
         self.files.disk().sync_dir(PACKS)?;
         Ok(bytes)
     }

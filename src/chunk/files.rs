@@ -126,9 +126,16 @@ impl PackFiles {
         };
         self.open.lock().pop(&id);
         let name = pack_name(id, kind);
-        let len = self.disk.len(&name)?.map_or(0, ByteLen::raw);
-        match self.disk.remove(&name) {
-            Ok(()) | Err(Error::NotFound) => Ok(len),
+        let removed = self
+            .disk
+            .len(&name)
+            .and_then(|len| match self.disk.remove(&name) {
+                Ok(()) | Err(Error::NotFound) => Ok(len.map_or(0, ByteLen::raw)),
+                Err(error) => Err(error),
+            });
+        match removed {
+            Ok(len) => Ok(len),
+            // It is still there, and part of the store.
             Err(error) => {
                 self.kinds.write().insert(id, kind);
                 Err(error)

@@ -308,7 +308,7 @@ impl ChunkStore {
     /// Takes a pack that was not there when the store was opened, and was rebuilt since, as part of the store.
     pub fn adopt(&self, pack: PackId, kind: PackKind) {
         self.files.adopt(pack, kind);
-        *self.closed_len.lock() = None;
+        self.closed_len.lock().forget();
     }
 
     /// Forgets what was known of a pack that is no part of the store.

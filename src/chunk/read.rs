@@ -1,15 +1,22 @@
 //! Reads frames: one read, its checksum with its address, its decoding, the digest of each chunk asked for. What the
 //! disk does not give any more comes from parity (`heal`).
 
+use std::collections::HashSet;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::cache::{FrameCache, Weighed};
+use lru::LruCache;
+use parking_lot::Mutex;
+use rayon::prelude::*;
+
+use super::batch::HashedPiece;
+use super::cache::{FrameCache, FrameKey, Weighed};
 use super::files::PackFiles;
 use super::heal::Healer;
 use super::types::ChunkBytes;
-use crate::base::limits::PREFETCH_FRAMES_MAX;
+use crate::base::limits::{DEDUP_FRAMES_MAX, DEDUP_READ_FRAMES, PREFETCH_FRAMES_MAX};
 use crate::base::{ChunkId, Error, Result, Site, StoreId, Verified};
 use crate::codec::decompress;
 use crate::format::frame::{Address, FRAME_LEN_MAX, FrameHead, FrameKind, decode_frame};
@@ -166,6 +173,8 @@ pub(super) struct Reader {
     cache: FrameCache<DecodedFrame>,
     pub(super) healer: Healer,
     in_flight: AtomicUsize,
+    /// Frames that the disk has given whole since the store was opened: deduplication relies on them. A leaf lock.
+    seen_whole: Mutex<LruCache<FrameKey, ()>>,
 }
 
 /// Asks whether a row still is what the index says.
@@ -184,6 +193,9 @@ impl Reader {
             cache: FrameCache::new(cache_len),
             healer,
             in_flight: AtomicUsize::new(0),
+            seen_whole: Mutex::new(LruCache::new(
+                NonZeroUsize::new(DEDUP_FRAMES_MAX).unwrap_or(NonZeroUsize::MIN),
+            )),
         }
     }
 
@@ -195,18 +207,22 @@ impl Reader {
         }
     }
 
-    fn load(&self, row: &ChunkRow) -> Result<DecodedFrame> {
-        let at = self.address(row);
+    /// The bytes of a chunk's frame as they are stored.
+    fn stored(&self, row: &ChunkRow) -> Result<Vec<u8>> {
         let len = usize::try_from(row.frame_len).unwrap_or(usize::MAX);
         if len > FRAME_LEN_MAX {
             return Err(Error::Corrupt {
                 what: "chunk row",
-                site: site(&at),
+                site: site(&self.address(row)),
                 detail: "length of its frame".to_owned(),
             });
         }
-        let bytes = self.files.read(row.pack, row.frame, len)?;
-        DecodedFrame::decode(&bytes, &at).map(|(frame, _)| frame)
+        self.files.read(row.pack, row.frame, len)
+    }
+
+    fn load(&self, row: &ChunkRow) -> Result<DecodedFrame> {
+        let bytes = self.stored(row)?;
+        DecodedFrame::decode(&bytes, &self.address(row)).map(|(frame, _)| frame)
     }
 
     /// As [`Reader::load`], from parity if need be. Within the cache's flight: others who want the frame wait for it.
@@ -240,6 +256,46 @@ impl Reader {
         self.cache
             .get(key, || self.load(row))
             .and_then(|frame| frame.chunk(id, row, &self.address(row)))
+    }
+
+    /// Lets deduplication rely only on what the disk gives: the frames of known pieces are read and verified, once while the
+    /// store is open, so that nobody is told that bytes are safe which have rotted. A piece of a damaged frame is not
+    /// known any more; that it is stored again heals everybody who shares it.
+    ///
+    /// Reads past the cache, one after another: one frame serves many chunks, and readers want other ones.
+    pub(super) fn keep_whole(&self, pieces: &mut [HashedPiece<'_>]) {
+        let mut wanted: Vec<(ChunkId, ChunkRow)> = Vec::new();
+        let mut keys: HashSet<FrameKey> = HashSet::new();
+        for (id, row) in pieces.iter().filter_map(|p| p.known.map(|row| (p.id, row))) {
+            let key = (row.pack, row.frame);
+            let is_new = self.healer.is_trusted(key) && self.seen_whole.lock().get(&key).is_none();
+            if is_new && keys.insert(key) {
+                wanted.push((id, row));
+            }
+        }
+        for some in wanted.chunks(DEDUP_READ_FRAMES) {
+            let read: Vec<_> = some.iter().map(|(_, row)| self.stored(row)).collect();
+            let verify = |((id, row), bytes): (&(ChunkId, ChunkRow), Result<Vec<u8>>)| {
+                let at = self.address(row);
+                let (frame, _) = DecodedFrame::decode(&bytes?, &at)?;
+                frame.chunk(id, row, &at)?;
+                frame.verify_all(&at)
+            };
+            let verified: Vec<Result<()>> = some.par_iter().zip(read).map(verify).collect();
+            for ((_, row), verified) in some.iter().zip(verified) {
+                let key = (row.pack, row.frame);
+                if let Err(error) = verified {
+                    log::error!("{error}; what is written of it again is stored anew");
+                    self.healer.note_damage(key, row.frame_len);
+                } else {
+                    self.seen_whole.lock().put(key, ());
+                }
+            }
+        }
+        for piece in pieces {
+            let whole = |row: &ChunkRow| self.healer.is_trusted((row.pack, row.frame));
+            piece.known = piece.known.filter(whole);
+        }
     }
 
     /// Whether the frame is decoded in memory.

@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::checkpoint::log_start;
+use super::checkpoint::first_needed;
 use super::files::{list_packs, pack_name, read_exactly};
 use super::place::{Place, place_of};
 use super::types::Watermark;
@@ -107,7 +107,7 @@ pub fn replay(
         disk,
         superblock,
         packs: &packs,
-        start: log_start(disk, superblock)?,
+        start: first_needed(disk, superblock, from.as_ref())?,
     };
     let chain = log.chain(from.as_ref())?;
     if let Some(newest) = chain.links.last() {

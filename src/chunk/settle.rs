@@ -17,11 +17,11 @@ use crate::format::superblock::Superblock;
 /// Bytes that are written again at a time.
 const STEP_LEN: u64 = 1 << 20;
 
-/// Writes the newest LOG packs again, each in its place, and syncs them; a sealed one ends the walk, and so does
-/// one that may hold commits.
+/// Writes the newest LOG packs again, each in its place, and syncs them; a sealed one, of which the footer is enough,
+/// ends the walk, and so does one that may hold commits.
 ///
-/// Changes no byte. Costs at most one pack's length, and nothing after a clean close. To be called before
-/// [`replay`](super::replay) of a store that will be written to.
+/// Changes no byte. Costs at most one pack's length, and after a clean close that of a footer. To be called before
+/// [`replay`](super::replay), also of a store that will only be read: the index relies on what is replayed.
 ///
 /// # Errors
 /// [`Error::NoSpace`](crate::base::Error::NoSpace), [`Error::Io`](crate::base::Error::Io): then nothing is known
@@ -34,8 +34,9 @@ pub fn settle_log(disk: &dyn Disk, superblock: &Superblock) -> Result<()> {
         let path = disk.path(&name);
         let file = disk.open(&name, Access::ReadWrite)?;
         let end = file.len()?.raw();
-        if sealed_at(file.as_ref(), end, &path)?.is_some() {
-            return Ok(());
+        if let Some(footer) = sealed_at(file.as_ref(), end, &path)? {
+            // What is before a footer was synced before it was written.
+            return write_again(disk, &name, file.as_ref(), footer.raw()..end);
         }
         write_again(disk, &name, file.as_ref(), 0..end)?;
         if id <= superblock.pack_high_water {

@@ -510,6 +510,11 @@ impl Writer {
         if !ops.iter().all(op_is_valid) {
             return Err(Error::Internal("an operation that no record may hold"));
         }
+        // I1: what was sealed or given up since is not synced below.
+        let is_synced = |row: &ChunkRow| self.touched.contains_key(&row.pack);
+        if !batch.rows.iter().all(|(_, row)| is_synced(row)) {
+            return Err(Error::Internal("a pack was ended under a commit"));
+        }
         let data_rows = self.sync_data()?.into_inner();
         let staged_len: usize = batch.staged.iter().map(PackedFrame::total_len).sum();
         let chunks: usize = batch.staged.iter().map(|frame| frame.chunks.len()).sum();

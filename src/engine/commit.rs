@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ThreadId;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -20,7 +21,7 @@ use crate::base::limits::{
     CHUNK_LEN_MAX, COMMIT_INTERVAL_MS, DIRTY_WAIT_LEN, FOLD_PASS_REGIONS, INLINE_COMMIT_LEN_MAX,
     PENDING_META_WAIT_LEN,
 };
-use crate::base::{Error, FileOff, Ino, PackId, Result};
+use crate::base::{ChunkId, Error, FileOff, Ino, PackId, Result};
 use crate::chunk::{Batch, Committed, Durable, PutKind, cut};
 use crate::format::keys;
 use crate::format::rows::{ExtentRow, InodeRow, Kind, Op, Table, encode_counter};
@@ -42,6 +43,8 @@ pub(crate) struct CommitGate {
 #[derive(Debug, Default)]
 struct GateState {
     running: bool,
+    /// The thread that has the turn.
+    holder: Option<ThreadId>,
     /// All epochs up to this one are durable and in the index.
     done: u64,
     runs: u64,
@@ -63,6 +66,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut gate = self.0.state.lock();
         gate.running = false;
+        gate.holder = None;
         gate.broken |= std::thread::panicking();
         self.0.changed.notify_all();
     }
@@ -187,6 +191,7 @@ impl Engine {
         }
         assert!(!gate.running, "one commit at a time");
         gate.running = true;
+        gate.holder = Some(std::thread::current().id());
         Ok(Turn(&self.gate))
     }
 
@@ -240,7 +245,13 @@ impl Engine {
             self.dirty_bytes.load(Ordering::Relaxed) >= DIRTY_WAIT_LEN
                 || self.live.pending_bytes() >= PENDING_META_WAIT_LEN
         };
-        if full() { self.commit() } else { Ok(()) }
+        // Bug: a rollback works in the turn, and an operation of it waited here for the turn to end.
+        let holds_turn = || self.gate.state.lock().holder == Some(std::thread::current().id());
+        if full() && !holds_turn() {
+            self.commit()
+        } else {
+            Ok(())
+        }
     }
 
     /// The body of the thread that commits every few seconds and when it is asked to.
@@ -268,6 +279,25 @@ impl Engine {
                     log::warn!("small writes stay apart: {error}");
                 }
             }
+        }
+    }
+
+    /// Calls `each` with the chunks that what is in memory refers to. The caller has the turn.
+    pub(crate) fn for_each_pending_chunk(&self, each: &mut dyn FnMut(&ChunkId)) {
+        // Nothing moves from one layer to another meanwhile.
+        let _barrier = self.barrier.write();
+        let mut of_layer = |layer: &Layer| {
+            for (_, piece) in layer.iter() {
+                if let Piece::Chunk { id, .. } = piece {
+                    each(id);
+                }
+            }
+        };
+        if let Some(frozen) = &self.gate.state.lock().frozen {
+            frozen.files.iter().for_each(|(_, layer)| of_layer(layer));
+        }
+        for inode in &*self.dirty.lock() {
+            of_layer(&inode.layers.lock().active);
         }
     }
 
@@ -539,5 +569,30 @@ impl Window {
             self.runs.push(rest);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Env;
+    use crate::engine::{Config, InitOptions};
+
+    /// Bug: with much pending by others, an operation of a rollback waited for the end of the turn in which it ran.
+    #[test]
+    fn an_operation_in_the_turn_does_not_wait_for_the_turn() {
+        let dir = tempfile::tempdir().unwrap();
+        Engine::init(dir.path(), &Env::real(), &InitOptions::default()).unwrap();
+        let engine = Engine::open(dir.path(), Env::real(), Config::default()).unwrap();
+        engine.dirty_bytes.store(DIRTY_WAIT_LEN, Ordering::Relaxed);
+        let (done, wait) = std::sync::mpsc::channel();
+        let other = Arc::clone(&engine);
+        std::thread::spawn(move || {
+            let _ = done.send(other.exclusive(|| other.throttle()));
+        });
+        let waited = wait.recv_timeout(Duration::from_secs(20));
+        waited.expect("it waits for itself").unwrap();
+        engine.dirty_bytes.store(0, Ordering::Relaxed);
+        engine.close().unwrap();
     }
 }

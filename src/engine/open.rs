@@ -244,6 +244,7 @@ impl Engine {
         let engine = Arc::new(Self::open_with(place, env, config)?);
         if !engine.config.read_only {
             engine.settle()?;
+            engine.replace_checkpoints();
         }
         Ok(engine)
     }
@@ -444,7 +445,8 @@ impl Engine {
             return Ok(());
         }
         self.commit()
-            .and_then(|()| self.store.seal())
+            // In the turn: a commit under way has frames in the packs that this ends.
+            .and_then(|()| self.exclusive(|| self.store.seal()))
             .map(|()| self.protect_at_close())
             .and_then(|()| self.index().flush())
     }
@@ -469,7 +471,15 @@ impl Engine {
     /// Those of [`Engine::open`]; the old index is still there then. [`Error::LogDamaged`] also if the log ends before a
     /// commit that the old index has: without the index rot in its last commit would pass for a torn tail.
     pub fn rebuild_index(dir: &Path, config: &Config) -> Result<u64> {
-        index::rebuild(dir, config)
+        Self::rebuild_index_on(&Place::directory(dir), config)
+    }
+
+    /// As [`Engine::rebuild_index`], on a disk of the caller's.
+    ///
+    /// # Errors
+    /// As [`Engine::rebuild_index`].
+    pub fn rebuild_index_on(place: &Place, config: &Config) -> Result<u64> {
+        index::rebuild(place, config)
     }
 }
 
@@ -508,9 +518,8 @@ fn open_packs(
 ) -> Result<(Arc<Index>, Arc<ChunkStore>)> {
     let (config, superblock) = (opening.config, opening.superblock);
     opening.parity.check_log_end(superblock)?;
-    if !config.read_only {
-        settle_log(place.disk.as_ref(), superblock)?;
-    }
+    // For reading as well: the index, and who is shown the tree, rely on what is replayed.
+    settle_log(place.disk.as_ref(), superblock)?;
     let (index, tail) = index::open(place, superblock, config)?;
     let index = Arc::new(index);
     let store_config = StoreConfig {

@@ -11,6 +11,7 @@
     reason = "tests: a failure here is a failed test; the world is shared with tests/engine"
 )]
 
+mod ahead;
 mod facts;
 mod healing;
 mod history;

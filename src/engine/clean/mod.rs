@@ -169,6 +169,11 @@ impl Engine {
                 }
             }
             self.store.pin_into(Some(Arc::clone(live)));
+            // A commit that has failed waits, and others have overtaken it: what it refers to may be named by nothing else
+            // any more.
+            self.for_each_pending_chunk(&mut |id| {
+                live.insert(id);
+            });
             let open = self.open_roots()?;
             Ok((self.index().view(), open, self.store.next_pack()))
         })
