@@ -34,7 +34,7 @@ use parking_lot::{Mutex, RwLock};
 
 pub use open::{AtimePolicy, Config, InitOptions, Place};
 pub use protect::ProtectReport;
-pub use snap::{DamagedPath, RestoreOptions, RestoreReport};
+pub use snap::{DamagedPath, RestoreOptions, RestoreReport, SnapshotInUse};
 pub use types::{
     Allocate, Caller, Change, CheckReport, CleanOptions, CleanReport, CleanStep, DiffItem, DirItem,
     FileFacts, FileKind, ForgetReport, Handle, KeepPolicy, NewNode, OpenHow, ParityStats, Problem,
@@ -58,7 +58,7 @@ use fold::FoldQueue;
 use handles::Handles;
 use inode::{Inode, InodeCache};
 use protect::Protection;
-use snap::{NodeCache, Virtual};
+use snap::{NodeCache, RootsInUse, Virtual};
 use space::AutoClean;
 
 /// An open store and the tree in it.
@@ -106,6 +106,7 @@ pub struct Engine {
     cleaning: Cleaning,
     nodes: NodeCache,
     virtuals: Virtual,
+    roots_in_use: Arc<RootsInUse>,
     root: Ino,
     halted: Mutex<Option<String>>,
     closed: AtomicBool,

@@ -328,6 +328,7 @@ impl Engine {
             cleaning: Cleaning::default(),
             nodes: NodeCache::new(),
             virtuals: Virtual::default(),
+            roots_in_use: Arc::default(),
             root: Ino::ROOT,
             halted: Mutex::new(None),
             closed: AtomicBool::new(false),
