@@ -69,10 +69,12 @@ impl ParityStore {
     ///
     /// # Errors
     /// [`Error::Io`] if the directory of packs cannot be listed.
-    pub fn lost_newest_log(&self) -> Result<Option<PackId>> {
+    pub fn lost_newest_log(&self, superblock: &Superblock) -> Result<Option<PackId>> {
         let packs = list_packs(self.packs.as_ref())?;
         let is_log = |kind: PackKind| kind == PackKind::Log;
-        let logs = packs.iter().filter(|(_, kind)| is_log(**kind));
+        // One above the mark may be what a crash has left of its creation.
+        let logs = packs.range(..=superblock.pack_high_water);
+        let logs = logs.filter(|(_, kind)| is_log(**kind));
         let newest = logs.map(|(pack, _)| *pack).max().unwrap_or_default();
         let files = self.all();
         let members = files.iter().flat_map(|file| file.members());

@@ -124,7 +124,7 @@ impl Opening<'_> {
                 Err(error) => error,
             };
             let suspects = match damaged_pack(&error) {
-                Some(pack) => match self.parity.lost_newest_log()? {
+                Some(pack) => match self.parity.lost_newest_log(self.superblock)? {
                     Some(newest) if is_missing(&error) && !tried.contains(&newest) => vec![newest],
                     _ => vec![pack],
                 },

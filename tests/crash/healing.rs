@@ -36,6 +36,11 @@ impl Point<'_> {
         let Some(victim) = self.covered(&before) else {
             return Ok(());
         };
+        log::info!(
+            "{} of {:?}",
+            victim.name,
+            before.disk.medium().durable_files()
+        );
         self.tally.healed += 1;
         self.tally.healed_groups += u64::from(victim.header.kind() == ParityKind::Group);
         let lost = victim.may_be_lost() && self.dice.one_in(2);
@@ -51,6 +56,10 @@ impl Point<'_> {
         if self.dice.one_in(2) {
             found = self.crash_while_healing(found)?;
         }
+        log::info!(
+            "before the last opening: {:?}",
+            found.disk.medium().durable_files()
+        );
         let what = if lost { "lost" } else { "damaged" };
         let after = |text: String| format!("{} was {what}: {text}", victim.name);
         let Some(mut world) = self.open(&found).map_err(after)? else {
@@ -80,7 +89,10 @@ impl Point<'_> {
         match Engine::open_on(&found.place, env(self.run.seed ^ 7), config) {
             Ok(engine) => {
                 let mut world = self.new_world(engine);
-                self.look(&world, None)?;
+                // A repair that was cut off does not keep the store from opening.
+                if !found.disk.is_off() {
+                    self.look(&world, None)?;
+                }
                 let done = world.engine().protect();
                 if !found.disk.is_off() {
                     done.map_err(|error| format!("protect: {error}"))?;
