@@ -594,9 +594,11 @@ mod tests {
         engine.dirty_bytes.store(DIRTY_WAIT_LEN, Ordering::Relaxed);
         let (done, wait) = std::sync::mpsc::channel();
         let other = Arc::clone(&engine);
-        std::thread::spawn(move || {
+        let thread = std::thread::Builder::new().name("turn".into());
+        let work = move || {
             let _ = done.send(other.exclusive(|| other.throttle()));
-        });
+        };
+        thread.spawn(work).unwrap();
         let waited = wait.recv_timeout(Duration::from_secs(20));
         waited.expect("it waits for itself").unwrap();
         engine.dirty_bytes.store(0, Ordering::Relaxed);
