@@ -54,6 +54,11 @@ pub const NODE_LEN_MAX: usize = 512 << 20;
 /// Encoded bytes of the decoded nodes that are kept in memory, by the default budget or a larger one.
 pub const NODES_CACHED_LEN: usize = 32 << 20;
 
+/// Most bits of a name's hash that a directory's trie can tell apart: it is no deeper.
+pub const TRIE_DEPTH_MAX: u32 = 256;
+/// Most snapshots whose trees have inode numbers at a time: those have 15 bits for it.
+pub const VIRTUAL_ROOTS_MAX: usize = (1 << 15) - 1;
+
 /// Most pack files that are open at a time.
 pub const OPEN_PACKS_MAX: usize = 256;
 /// Most shards of the cache of decoded frames.
@@ -66,6 +71,11 @@ pub const INLINE_FRAMES_LEN_MAX: usize = 2 << 20;
 pub const PREFETCH_FRAMES_MAX: usize = 32;
 /// Most damaged frames that are remembered; beyond them nothing is deduplicated any more.
 pub const DAMAGED_FRAMES_MAX: usize = 65_536;
+/// Most frames that are remembered as whole, so that deduplication need not read them again: 8 GiB of file bytes, and a
+/// few MiB of memory.
+pub const DEDUP_FRAMES_MAX: usize = 65_536;
+/// Frames that deduplication reads and verifies at a time; bounds their memory to that of as many of the largest size.
+pub const DEDUP_READ_FRAMES: usize = 32;
 
 /// Bytes of a parity symbol: what is lost at a time when a disk loses a sector.
 pub const PARITY_SYMBOL_LEN: u32 = 4096;
@@ -86,6 +96,24 @@ pub const PARITY_SYMBOLS_MAX: u64 = 8 << 20;
 pub const PARITY_PERCENT_DEFAULT: u8 = 7;
 /// Bytes of source blocks that encoding and repair hold at a time, default.
 pub const PARITY_MEMORY_DEFAULT: usize = 128 << 20;
+/// Part of the memory budget that making parity in the background and repair may take for source blocks.
+pub const PARITY_MEMORY_SHARE: u64 = 8;
+/// The shortest pack of a group has at least so many percent of the longest one's length.
+pub const PARITY_GROUP_LEN_PERCENT_MIN: u64 = 75;
+/// Room that making parity in the background leaves on the disk: it must not be what makes a write fail.
+pub const PARITY_ROOM_MIN: u64 = 32 << 20;
+/// Packs that may fail to be encoded, for another reason than damage, before a pass ends.
+pub const PARITY_FAILURES_MAX: usize = 8;
+/// Milliseconds after which parity is looked at without being asked for.
+pub const PARITY_INTERVAL_MS: u64 = 60_000;
+/// Milliseconds without a commit after which the open packs are sealed, so that they get parity ...
+pub const IDLE_SEAL_MS: u64 = 60_000;
+/// ... if they hold so many bytes.
+pub const IDLE_SEAL_LEN_MIN: u64 = 1 << 20;
+/// Milliseconds after which open packs are sealed whatever happens.
+pub const OPEN_PACK_AGE_MS_MAX: u64 = 3_600_000;
+/// Most packs that one opening of a store brings back from parity.
+pub const OPEN_REPAIRS_MAX: usize = 256;
 /// Most plans for encoding that are kept, one for each count of source symbols; a large one takes a few MiB.
 pub const PARITY_PLANS_MAX: usize = 8;
 /// Most bytes that a read of damaged bytes may ask for at a time: a frame of the largest size, rounded up.
@@ -222,4 +250,5 @@ const _: () = assert!((RECORD_PAYLOAD_MAX as u64) < PACK_CAPACITY_MIN);
 const _: () = assert!(PARITY_BLOCK_SYMBOLS <= PARITY_BLOCK_SYMBOLS_MAX);
 const _: () = assert!(PARITY_GROUP_PACKS <= PARITY_MEMBERS_MAX);
 const _: () = assert!(FRAME_RAW_LEN_MAX < PARITY_RANGE_LEN_MAX);
+const _: () = assert!(PARITY_GROUP_LEN_PERCENT_MIN <= 100);
 const _: () = assert!(DIRTY_START_LEN < DIRTY_WAIT_LEN);

@@ -116,8 +116,8 @@ impl PackedFrame {
 pub(super) struct HashedPiece<'a> {
     /// Its id.
     pub(super) id: ChunkId,
-    /// Whether the store has it in good condition.
-    pub(super) known: bool,
+    /// Where the store has it.
+    pub(super) known: Option<ChunkRow>,
     /// Its bytes.
     pub(super) bytes: &'a [u8],
 }
@@ -150,7 +150,7 @@ impl Batch {
         };
         let mut full = Vec::new();
         for piece in pieces {
-            if piece.known || !self.new.insert(piece.id) {
+            if piece.known.is_some() || !self.new.insert(piece.id) {
                 continue;
             }
             // A large chunk gets a frame of its own: who reads its small neighbours need not decode it.
@@ -204,7 +204,7 @@ impl RawFrame {
 pub(super) fn hash_pieces<'a>(
     kind: PutKind,
     pieces: &[&'a [u8]],
-    known: &(dyn Fn(&ChunkId) -> Result<bool> + Sync),
+    known: &(dyn Fn(&ChunkId) -> Result<Option<ChunkRow>> + Sync),
 ) -> Result<Vec<HashedPiece<'a>>> {
     let len_max = kind.frame_kind().chunk_len_max();
     let hash = |bytes: &&'a [u8]| {

@@ -94,6 +94,18 @@ pub fn log_start(disk: &dyn Disk, superblock: &Superblock) -> Result<Option<Pack
     Ok(checkpoints(disk)?.iter().map(|name| name.pack).min())
 }
 
+/// As [`log_start`], for a reader that begins at `mark`: should all checkpoints be gone, its index is all that stands for
+/// the log before it, and it is enough.
+pub(super) fn first_needed(
+    disk: &dyn Disk,
+    superblock: &Superblock,
+    mark: Option<&Watermark>,
+) -> Result<Option<PackId>> {
+    let start = log_start(disk, superblock)?;
+    let relies = superblock.features.incompatible & FEATURE_CHECKPOINTS != 0;
+    Ok(start.or_else(|| mark.filter(|_| relies).map(|mark| mark.pack)))
+}
+
 /// Takes rows in the order of tables and keys.
 pub type EachRows<'a> = &'a mut dyn FnMut(Vec<Op>) -> Result<()>;
 
@@ -412,6 +424,12 @@ impl ChunkStore {
     /// [`Error::NoSpace`], [`Error::Io`].
     pub fn rely_on_checkpoints(&self) -> Result<()> {
         self.writer.lock().require_features(FEATURE_CHECKPOINTS)
+    }
+
+    /// Whether LOG packs may be gone that only checkpoints stand for.
+    #[must_use]
+    pub fn relies_on_checkpoints(&self) -> bool {
+        self.current_superblock().features.incompatible & FEATURE_CHECKPOINTS != 0
     }
 
     /// The checkpoints that are there, the oldest first.

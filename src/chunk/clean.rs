@@ -127,7 +127,7 @@ impl ChunkStore {
     /// Those of [`ChunkStore::seal`]; the packs are not used any more in any case.
     pub fn roll(&self) -> Result<()> {
         let mut writer = self.writer.lock();
-        *self.closed_len.lock() = None;
+        self.closed_len.lock().forget();
         let sealed = writer.seal();
         if sealed.is_err() {
             writer.give_up();
@@ -135,29 +135,33 @@ impl ChunkStore {
         sealed
     }
 
-    /// Reads the frame of a chunk from the disk and verifies all of it.
+    /// Reads the frame of a chunk from the disk, or computes it from parity, and verifies all of it. Its pack is one that
+    /// nobody else removes.
     ///
     /// # Errors
     /// As [`ChunkStore::get`]; the frame is then known to be damaged.
     pub fn read_frame(&self, row: &ChunkRow) -> Result<MovingFrame> {
-        let read = self.read_whole(row);
+        let len = usize::try_from(row.frame_len).unwrap_or(usize::MAX);
+        let healer = &self.reader.healer;
+        let decode = |bytes: &[u8]| self.decode_whole(row, bytes);
+        let read = self
+            .files
+            .read(row.pack, row.frame, len.min(FRAME_LEN_MAX))
+            .and_then(|bytes| decode(&bytes))
+            .or_else(|error| healer.heal(row, error, &|| Ok(true), &decode));
         if read.is_err() {
-            self.reader.note_damage((row.pack, row.frame));
+            healer.note_damage((row.pack, row.frame), row.frame_len);
         }
         read
     }
 
-    fn read_whole(&self, row: &ChunkRow) -> Result<MovingFrame> {
+    fn decode_whole(&self, row: &ChunkRow, bytes: &[u8]) -> Result<MovingFrame> {
         let at = Address {
             store: self.superblock.store,
             pack: row.pack,
             off: row.frame,
         };
-        let len = usize::try_from(row.frame_len).unwrap_or(usize::MAX);
-        let bytes = self
-            .files
-            .read(row.pack, row.frame, len.min(FRAME_LEN_MAX))?;
-        let (frame, head, payload) = DecodedFrame::decode_whole(&bytes, &at)?;
+        let (frame, head, payload) = DecodedFrame::decode_whole(bytes, &at)?;
         frame.verify_all(&at)?;
         Ok(MovingFrame {
             head,
@@ -205,7 +209,7 @@ impl ChunkStore {
             if wanted.contains(&id) {
                 raw.push(&HashedPiece {
                     id,
-                    known: false,
+                    known: None,
                     bytes,
                 });
             }
@@ -228,10 +232,12 @@ impl ChunkStore {
         let mut bytes = 0_u64;
         for id in ids {
             assert!(!open.contains(id), "a pack that is written to is removed");
-            bytes = bytes.saturating_add(self.files.remove(*id)?);
-            self.reader.forget_damage(*id);
+            let removed = self.files.remove(*id);
+            self.closed_len.lock().forget();
+            bytes = bytes.saturating_add(removed?);
+            self.reader.healer.forget(*id);
+            self.writer.lock().forget_sealed(*id);
         }
-        *self.closed_len.lock() = None;
         self.files.disk().sync_dir(PACKS)?;
         Ok(bytes)
     }

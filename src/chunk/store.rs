@@ -6,7 +6,9 @@ use std::sync::atomic::AtomicBool;
 use parking_lot::{Mutex, RwLock};
 
 use super::batch::{Batch, PackedFrame, RawFrame, Turn, compress_frames, hash_pieces};
+use super::checkpoint::first_needed;
 use super::files::{PackFiles, pack_name};
+use super::heal::Healer;
 use super::live::LiveSet;
 use super::read::Reader;
 use super::replay::{LogTail, sealed_at};
@@ -27,16 +29,33 @@ use crate::format::superblock::Superblock;
 pub struct ChunkStore {
     pub(super) superblock: Superblock,
     pub(super) files: Arc<PackFiles>,
-    lookup: Arc<dyn ChunkLookup>,
+    pub(super) lookup: Arc<dyn ChunkLookup>,
     pub(super) config: StoreConfig,
     pub(super) reader: Reader,
     pub(super) writer: Mutex<Writer>,
     /// While cleaning is under way: what every commit names joins this set. A leaf lock.
     pub(super) pins: RwLock<Option<Arc<LiveSet>>>,
-    /// Length of all packs that are not written to, as long as the next pack has this number. A leaf lock.
-    pub(super) closed_len: Mutex<Option<(PackId, u64)>>,
+    /// Length of all packs that are not written to. A leaf lock.
+    pub(super) closed_len: Mutex<ClosedLen>,
     turn: Arc<AtomicBool>,
-    tail: LogTail,
+    pub(super) tail: LogTail,
+}
+
+/// What is known of the packs that are not written to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ClosedLen {
+    /// Counts the changes of which the number of the next pack says nothing.
+    changes: u64,
+    /// Their length in bytes, as long as the next pack has this number.
+    known: Option<(PackId, u64)>,
+}
+
+impl ClosedLen {
+    /// Notes that packs have gone, or are not written to any more.
+    pub(super) fn forget(&mut self) {
+        self.changes += 1;
+        self.known = None;
+    }
 }
 
 impl ChunkStore {
@@ -62,7 +81,13 @@ impl ChunkStore {
         config: StoreConfig,
     ) -> Result<Arc<Self>> {
         let files = Arc::new(PackFiles::new(disk)?);
-        let reader = Reader::new(superblock.store, Arc::clone(&files), config.cache_len);
+        let healer = Healer::new(config.parity.clone(), config.read_only);
+        let reader = Reader::new(
+            superblock.store,
+            Arc::clone(&files),
+            config.cache_len,
+            healer,
+        );
         let writer = Writer::new(
             Arc::clone(&files),
             superblock.clone(),
@@ -78,7 +103,7 @@ impl ChunkStore {
             reader,
             writer: Mutex::new(writer),
             pins: RwLock::new(None),
-            closed_len: Mutex::new(None),
+            closed_len: Mutex::default(),
             turn: Arc::default(),
             tail,
         };
@@ -134,8 +159,8 @@ impl ChunkStore {
     /// Stores pieces that the store does not have yet and returns their ids, in order.
     ///
     /// A piece has 1 byte to 1 MiB (a node: 2 MiB). What is returned can be read only once
-    /// [`ChunkStore::finish`] has returned and the rows are in the index. A chunk whose frame is known to be damaged
-    /// is stored again, so that writing the same content heals every file that shares it.
+    /// [`ChunkStore::finish`] has returned and the rows are in the index. A chunk whose frame is damaged is stored again,
+    /// so that writing the same content heals every file that shares it: the frame is read, once while the store is open.
     ///
     /// # Errors
     /// [`Error::NoSpace`], [`Error::Io`], those of the index. The batch can then only be dropped.
@@ -156,10 +181,7 @@ impl ChunkStore {
         pieces: &[&[u8]],
         ids: &mut Vec<ChunkId>,
     ) -> Result<()> {
-        let known = |id: &ChunkId| {
-            let row = self.lookup.chunk(id)?;
-            Ok(row.is_some_and(|row| self.reader.is_trusted(&row)))
-        };
+        let known = |id: &ChunkId| self.lookup.chunk(id);
         let mut rest = pieces;
         while !rest.is_empty() {
             let mut len = 0_usize;
@@ -171,7 +193,8 @@ impl ChunkStore {
             let (now, later) = rest
                 .split_at_checked(fitting.count())
                 .unwrap_or((rest, &[]));
-            let hashed = hash_pieces(kind, now, &known)?;
+            let mut hashed = hash_pieces(kind, now, &known)?;
+            self.reader.keep_whole(&mut hashed);
             let first = ids.len();
             ids.extend(hashed.iter().map(|piece| piece.id));
             // A deduplication hit counts as a reference from now on.
@@ -206,6 +229,7 @@ impl ChunkStore {
                 Ok(rows) => batch.rows.extend(rows),
                 Err(error) => {
                     writer.give_up();
+                    self.closed_len.lock().forget();
                     return Err(error);
                 }
             }
@@ -231,13 +255,15 @@ impl ChunkStore {
         let done = writer.commit(&mut batch, ops);
         if done.is_err() {
             writer.give_up();
+            self.closed_len.lock().forget();
         }
         done
     }
 
     /// The bytes of a chunk or node (I3).
     ///
-    /// Costs a lookup, and on a miss of the cache one read; concurrent readers of a frame decode it once.
+    /// Costs a lookup, and on a miss of the cache one read; concurrent readers of a frame decode it once. A frame that the
+    /// disk does not give any more is computed from parity, if it can be.
     ///
     /// # Errors
     /// [`Error::ChunkUnknown`], [`Error::Corrupt`], [`Error::PackMissing`], [`Error::PackTruncated`], [`Error::Io`];
@@ -247,7 +273,8 @@ impl ChunkStore {
         let mut row = self.lookup.chunk(id)?.ok_or_else(unknown)?;
         let mut tries = 1;
         loop {
-            let error = match self.reader.chunk(id, &row) {
+            let is_current = || Ok(self.lookup.chunk(id)? == Some(row));
+            let error = match self.reader.chunk(id, &row, &is_current) {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) => error,
             };
@@ -255,7 +282,8 @@ impl ChunkStore {
             match self.lookup.chunk(id)? {
                 Some(now) if now != row && tries < LOOKUPS_MAX => row = now,
                 _ => {
-                    self.reader.note_damage((row.pack, row.frame));
+                    let key = (row.pack, row.frame);
+                    self.reader.healer.note_damage(key, row.frame_len);
                     return Err(error);
                 }
             }
@@ -263,12 +291,22 @@ impl ChunkStore {
         }
     }
 
-    /// As [`ChunkStore::get`], with a row that the caller has.
+    /// As [`ChunkStore::get`], with a row that the caller has, and without parity: for who looks for damage.
     ///
     /// # Errors
     /// As [`ChunkStore::get`].
     pub fn get_at(&self, id: &ChunkId, row: &ChunkRow) -> Result<Verified<ChunkBytes>> {
-        self.reader.chunk(id, row)
+        let read = self.reader.chunk_on_disk(id, row);
+        if read.is_err() {
+            self.note_damaged(row);
+        }
+        read
+    }
+
+    /// Notes that the frame of a chunk does not verify on the disk: deduplication does not rely on it.
+    pub fn note_damaged(&self, row: &ChunkRow) {
+        let key = (row.pack, row.frame);
+        self.reader.healer.note_damage(key, row.frame_len);
     }
 
     /// Decodes chunks that will be asked for soon, in the background; a hint that may be ignored.
@@ -293,7 +331,7 @@ impl ChunkStore {
     /// The frames that could not be read since the store was opened.
     #[must_use]
     pub fn damaged(&self) -> Vec<Site> {
-        self.reader.damaged()
+        self.reader.healer.damaged()
     }
 
     /// How the frame of a chunk is compressed, and its decoded length in bytes.
@@ -346,6 +384,19 @@ impl ChunkStore {
         Ok(())
     }
 
+    /// LOG packs that the log leads to, that no checkpoint stands for, and that are not there.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn missing_logs(&self) -> Result<Vec<PackId>> {
+        let superblock = self.current_superblock();
+        let disk = self.files.disk().as_ref();
+        let start = first_needed(disk, &superblock, Some(&self.tail.mark))?.unwrap_or_default();
+        let ids = self.tail.limits.keys().copied();
+        let missing = ids.filter(|id| *id >= start && !self.files.holds(*id));
+        Ok(missing.collect())
+    }
+
     /// All pack files, ascending by number.
     ///
     /// # Errors
@@ -391,12 +442,12 @@ impl ChunkStore {
     /// # Errors
     /// [`Error::Io`].
     pub fn used_now(&self) -> Result<u64> {
+        let ClosedLen { changes, known } = *self.closed_len.lock();
         let (next, open) = {
             let writer = self.writer.lock();
             (writer.next_pack(), writer.open_packs())
         };
         let open_len: u64 = open.iter().map(|(_, end)| end.raw()).sum();
-        let known = *self.closed_len.lock();
         let closed = match known {
             Some((at, len)) if at == next => len,
             _ => {
@@ -407,7 +458,11 @@ impl ChunkStore {
                     let found = self.files.disk().len(&pack_name(id, kind))?;
                     len = len.saturating_add(found.map_or(0, ByteLen::raw));
                 }
-                *self.closed_len.lock() = Some((next, len));
+                let mut closed = self.closed_len.lock();
+                // Bug: a sum that was begun before packs were removed was kept, and the store stayed full.
+                if closed.changes == changes {
+                    closed.known = Some((next, len));
+                }
                 len
             }
         };

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::exit::{Exit, Failure, Outcome};
 use super::facts::Text;
 use super::request::{path_of, text_of};
-use crate::engine::Engine;
+use crate::engine::{Engine, SnapshotInUse};
 use crate::fuse::{MountOptions, Mounted, UnmountHow, mount};
 
 /// A snapshot and where and how to mount it.
@@ -48,6 +48,8 @@ impl BesideSpec {
 /// One such mount.
 struct One {
     snapshot: String,
+    /// It can neither be deleted nor cleaned away while it is mounted.
+    _in_use: SnapshotInUse,
     mounted: Mounted,
 }
 
@@ -78,11 +80,16 @@ impl Beside {
     /// Mounts a snapshot.
     pub(super) fn mount(&self, spec: &BesideSpec) -> Outcome<()> {
         self.with(|mounts| {
-            let snapshot = self.engine.resolve(&spec.text)?.name;
+            let (info, in_use) = self.engine.use_snapshot(&spec.text)?;
+            let snapshot = info.name;
             let mut options = spec.options();
             options.root = Some(self.engine.tree_open(Some(&snapshot))?);
             let mounted = mount(Arc::clone(&self.engine), &options)?;
-            mounts.push(One { snapshot, mounted });
+            mounts.push(One {
+                snapshot,
+                _in_use: in_use,
+                mounted,
+            });
             Ok(())
         })
     }
@@ -96,7 +103,8 @@ impl Beside {
         points.unwrap_or_default()
     }
 
-    /// Fails if the snapshot of this name is mounted.
+    /// Fails if the snapshot of this name is mounted, and says where: that it is not mounted from then on until it is
+    /// deleted is for the engine to see.
     pub(super) fn refuse_mounted(&self, name: &str) -> Outcome<()> {
         let found = self.with(|mounts| {
             let found = mounts.iter().find(|one| one.snapshot == name);

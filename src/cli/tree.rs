@@ -52,6 +52,7 @@ pub(super) fn list(
         engine,
         held: Vec::new(),
     };
+    let _in_use = text.map(|text| engine.use_snapshot(text)).transpose()?;
     let root = engine.tree_open(text)?;
     let (stat, path) = walk(&mut refs, root, path)?;
     if stat.kind != FileKind::Dir {
@@ -88,6 +89,7 @@ pub(super) fn cat(engine: &Engine, text: Option<&str>, path: &[u8], emit: Emit<'
         engine,
         held: Vec::new(),
     };
+    let _in_use = text.map(|text| engine.use_snapshot(text)).transpose()?;
     let root = engine.tree_open(text)?;
     let (stat, _) = walk(&mut refs, root, path)?;
     match stat.kind {

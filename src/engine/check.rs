@@ -21,13 +21,13 @@ use super::findings::Findings;
 use super::names::first_slot;
 use super::snap::{self, Tree};
 use super::types::{CheckReport, Progress};
-use crate::base::limits::CHECK_DAMAGED_MAX;
-use crate::base::{ByteLen, ChunkId, FileOff, Ino, PackId, PackOff, Result, Slot};
+use crate::base::limits::{CHECK_DAMAGED_MAX, CHECKPOINTS_KEPT};
+use crate::base::{ByteLen, ChunkId, Error, FileOff, Ino, PackId, PackOff, Result, Slot};
 use crate::chunk::{PackInfo, Scanned};
 use crate::format::frame::FrameChunk;
 use crate::format::keys;
 use crate::format::rows::{
-    ChunkRow, DirentRow, ExtentRow, FLAG_HAS_XATTRS, InodeRow, Kind, PackRow, SnapDirRow,
+    ChunkRow, DirentRow, ExtentRow, FLAG_HAS_XATTRS, InodeRow, Kind, PackKind, PackRow, SnapDirRow,
     SnapFileRow, SnapshotRow, Table, decode_counter,
 };
 use crate::hash::RootRecord;
@@ -126,6 +126,18 @@ impl Engine {
         };
         for error in &unreadable {
             check.found.error(error, None);
+        }
+        for id in self.store.missing_logs()? {
+            // Of those with a row the scan says it.
+            if !check.packs.contains_key(&id) {
+                let path = self.store.pack_path(id, PackKind::Log);
+                check.found.error(&Error::PackMissing { path }, None);
+            }
+        }
+        if self.lacks_checkpoints()? {
+            let found = self.store.checkpoints()?.len();
+            let detail = format!("of {CHECKPOINTS_KEPT} checkpoints {found} are there");
+            check.found.of(detail, None);
         }
         for name in self.store.checkpoints()? {
             if let Err(error) = self.store.verify_checkpoint(name) {
@@ -305,6 +317,8 @@ impl Check<'_> {
         let own = (pack, frame, Some(*id));
         for place in [(pack, frame, None), own] {
             if damage.places.contains_key(&place) {
+                // Decoded in memory it may be fine: what is written again must not rely on that.
+                self.engine.store.note_damaged(row);
                 return damage.lose(*id, place);
             }
         }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ThreadId;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -20,11 +21,11 @@ use super::layer::{Layer, Piece};
 use crate::base::limits::{
     CHUNK_LEN_MAX, COMMIT_INTERVAL_MS, FOLD_PASS_REGIONS, INLINE_COMMIT_LEN_MAX,
 };
-use crate::base::{Error, FileOff, Ino, Result};
+use crate::base::{ChunkId, Error, FileOff, Ino, PackId, Result};
 use crate::chunk::{Batch, Committed, Durable, PutKind, cut};
 use crate::format::keys;
 use crate::format::rows::{ExtentRow, InodeRow, Kind, Op, Table, encode_counter};
-use crate::meta::Index;
+use crate::meta::{Index, Rows as _};
 
 /// Bytes that are chunked and stored at a time.
 const WINDOW_LEN: usize = 8 << 20;
@@ -42,9 +43,13 @@ pub(crate) struct CommitGate {
 #[derive(Debug, Default)]
 struct GateState {
     running: bool,
+    /// The thread that has the turn.
+    holder: Option<ThreadId>,
     /// All epochs up to this one are durable and in the index.
     done: u64,
     runs: u64,
+    /// The number that the next pack had after the last run.
+    next_pack: PackId,
     /// The last run that failed, and how.
     failed: Option<(u64, Failure)>,
     /// What a failed run left behind: it is tried again before anything newer is frozen.
@@ -61,6 +66,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut gate = self.0.gate.state.lock();
         gate.running = false;
+        gate.holder = None;
         gate.broken |= std::thread::panicking();
         self.0.gate.changed.notify_all();
         drop(gate);
@@ -190,6 +196,7 @@ impl Engine {
         }
         assert!(!gate.running, "one commit at a time");
         gate.running = true;
+        gate.holder = Some(std::thread::current().id());
         Ok(Turn(self))
     }
 
@@ -201,10 +208,16 @@ impl Engine {
             (gate.runs, gate.frozen.take())
         };
         let result = self.run_commit(retry, extra);
+        let next = self.store.next_pack();
         let mut gate = self.gate.state.lock();
         match result {
             Ok(done) => {
                 gate.done = gate.done.max(done);
+                if gate.next_pack != next {
+                    gate.next_pack = next;
+                    // A pack was begun, so one was finished perhaps.
+                    self.store.signal().kick();
+                }
                 Ok(())
             }
             Err((frozen, error)) => {
@@ -237,7 +250,13 @@ impl Engine {
             self.dirty_bytes.load(Ordering::Relaxed) >= self.bounds.dirty_wait
                 || self.live.pending_bytes() >= self.bounds.meta_wait
         };
-        if full() { self.commit() } else { Ok(()) }
+        // Bug: a rollback works in the turn, and an operation of it waited here for the turn to end.
+        let holds_turn = || self.gate.state.lock().holder == Some(std::thread::current().id());
+        if full() && !holds_turn() {
+            self.commit()
+        } else {
+            Ok(())
+        }
     }
 
     /// The body of the thread that commits every few seconds and when it is asked to.
@@ -273,6 +292,25 @@ impl Engine {
         let _ = self.commit();
         if idle && let Err(error) = self.fold(FOLD_PASS_REGIONS) {
             log::warn!("small writes stay apart: {error}");
+        }
+    }
+
+    /// Calls `each` with the chunks that what is in memory refers to. The caller has the turn.
+    pub(crate) fn for_each_pending_chunk(&self, each: &mut dyn FnMut(&ChunkId)) {
+        // Nothing moves from one layer to another meanwhile.
+        let _barrier = self.barrier.write();
+        let mut of_layer = |layer: &Layer| {
+            for (_, piece) in layer.iter() {
+                if let Piece::Chunk { id, .. } = piece {
+                    each(id);
+                }
+            }
+        };
+        if let Some(frozen) = &self.gate.state.lock().frozen {
+            frozen.files.iter().for_each(|(_, layer)| of_layer(layer));
+        }
+        for inode in &*self.dirty.lock() {
+            of_layer(&inode.layers.lock().active);
         }
     }
 
@@ -389,13 +427,20 @@ impl Engine {
             if row.attrs.kind != Kind::File {
                 continue;
             }
-            if let Some(inode) = self.inodes.get(ino) {
-                let before = inode.layers.lock().mapped;
-                let delta = edits.get(&ino).map_or(0, ExtentEdits::mapped_delta);
-                row.mapped = before.saturating_add_signed(delta);
-                settled.insert(ino, row.mapped);
-                *value = row.encode();
-            }
+            let before = match self.inodes.get(ino) {
+                Some(inode) => inode.layers.lock().mapped,
+                // Bug: of a file that was removed while its first commit failed, the next one said that nothing was
+                // mapped.
+                None => {
+                    let row = self.index().get(Table::Inode, &keys::inode(ino))?;
+                    let row = row.map(|row| InodeRow::decode(&row)).transpose()?;
+                    row.map_or(0, |row| row.mapped)
+                }
+            };
+            let delta = edits.get(&ino).map_or(0, ExtentEdits::mapped_delta);
+            row.mapped = before.saturating_add_signed(delta);
+            settled.insert(ino, row.mapped);
+            *value = row.encode();
         }
         Ok(settled)
     }
@@ -553,5 +598,32 @@ impl Window {
             self.runs.push(rest);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Env;
+    use crate::engine::{Config, InitOptions};
+
+    /// Bug: with much pending by others, an operation of a rollback waited for the end of the turn in which it ran.
+    #[test]
+    fn an_operation_in_the_turn_does_not_wait_for_the_turn() {
+        let dir = tempfile::tempdir().unwrap();
+        Engine::init(dir.path(), &Env::real(), &InitOptions::default()).unwrap();
+        let engine = Engine::open(dir.path(), Env::real(), Config::default()).unwrap();
+        engine.dirty_bytes.store(DIRTY_WAIT_LEN, Ordering::Relaxed);
+        let (done, wait) = std::sync::mpsc::channel();
+        let other = Arc::clone(&engine);
+        let thread = std::thread::Builder::new().name("turn".into());
+        let work = move || {
+            let _ = done.send(other.exclusive(|| other.throttle()));
+        };
+        thread.spawn(work).unwrap();
+        let waited = wait.recv_timeout(Duration::from_secs(20));
+        waited.expect("it waits for itself").unwrap();
+        engine.dirty_bytes.store(0, Ordering::Relaxed);
+        engine.close().unwrap();
     }
 }

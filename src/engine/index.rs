@@ -10,9 +10,9 @@ use super::open::{Config, Place};
 use crate::base::{Error, PackOff, Result, Site};
 use crate::chunk::{
     CheckpointName, LogTail, Replay, Watermark, checkpoints, load_checkpoint, load_superblock,
-    log_start, pack_name, replay,
+    log_start, pack_name, replay, settle_log,
 };
-use crate::disk::{Disk, RealDisk, StoreLock, move_dir, remove_tree};
+use crate::disk::{Disk, StoreLock, move_dir, remove_tree};
 use crate::format::rows::{Op, PackKind};
 use crate::format::superblock::Superblock;
 use crate::meta::{Index, IndexConfig, MemoryTables};
@@ -65,18 +65,7 @@ pub(super) fn open(
         Ok(found) => Ok(found),
         Err(why) => {
             log::warn!("the index of {} {why}; it is made anew", dir.display());
-            let tail = match home.tables {
-                Some(tables) => {
-                    let new = MemoryTables::default();
-                    let (tail, _) = home.build(&|| {
-                        new.clear();
-                        Index::in_memory(new.clone())
-                    })?;
-                    tables.become_copy_of(&new);
-                    tail
-                }
-                None => home.rebuild(&Watermark::START)?.0,
-            };
+            let (tail, _) = home.rebuild(&Watermark::START)?;
             Ok((home.open_current()?, tail))
         }
     }
@@ -86,22 +75,25 @@ pub(super) fn open(
 ///
 /// # Errors
 /// As [`Engine::rebuild_index`](super::Engine::rebuild_index).
-pub(super) fn rebuild(dir: &Path, config: &Config) -> Result<u64> {
-    let disk = RealDisk::new(dir);
-    load_superblock(&disk)?;
+pub(super) fn rebuild(place: &Place, config: &Config) -> Result<u64> {
+    let dir = place.dir.as_path();
+    let disk = place.disk.as_ref();
+    load_superblock(disk)?;
     let _lock = StoreLock::take(dir)?;
-    let superblock = load_superblock(&disk)?;
+    let superblock = load_superblock(disk)?;
     let home = Home {
         dir,
-        disk: &disk,
-        tables: None,
+        disk,
+        tables: place.index.as_ref(),
         superblock: &superblock,
         config,
     };
     home.clear()?;
+    // The index outlives a loss of power, and what only the system's cache has of the log does not.
+    settle_log(disk, &superblock)?;
     // The old index may vouch for the end of a log that would be taken for a torn tail without it.
     let mut least = Watermark::START;
-    if disk.list(INDEX).is_ok_and(|names| !names.is_empty()) {
+    if home.has_index() {
         match home.current(&mut |_, _, _| Ok(()))? {
             Ok((_, tail)) => least = tail.watermark(),
             Err(why) => log::info!("the old index of {} {why}", dir.display()),
@@ -115,6 +107,10 @@ pub(super) fn rebuild(dir: &Path, config: &Config) -> Result<u64> {
 type EachCommit<'a> = &'a mut dyn FnMut(&Index, Vec<Op>, Watermark) -> Result<()>;
 
 impl Home<'_> {
+    fn has_index(&self) -> bool {
+        self.tables.is_some() || self.disk.list(INDEX).is_ok_and(|names| !names.is_empty())
+    }
+
     fn open_current(&self) -> Result<Index> {
         match self.tables {
             Some(tables) => Index::in_memory(tables.clone()),
@@ -163,6 +159,16 @@ impl Home<'_> {
 
     /// Makes a new index from a checkpoint or from nothing, and the log from there on, which must reach `least`; it then takes the place of the old one.
     fn rebuild(&self, least: &Watermark) -> Result<(LogTail, u64)> {
+        if let Some(tables) = self.tables {
+            let new = MemoryTables::default();
+            let (tail, commits) = self.build(&|| {
+                new.clear();
+                Index::in_memory(new.clone())
+            })?;
+            self.check_end(&tail.watermark(), least)?;
+            tables.become_copy_of(&new);
+            return Ok((tail, commits));
+        }
         let new = self.dir.join(INDEX_NEW);
         let empty = || {
             remove_tree(&new)?;
@@ -206,8 +212,8 @@ impl Home<'_> {
         })
     }
 
-    /// Takes the newest checkpoint that verifies. If none does, and the log does not reach back to its beginning,
-    /// the newest is the error: never a shorter tree. Each try is given a new index by `empty`.
+    /// Takes the newest checkpoint that verifies, or else the whole log. If none does, and the log does not reach back to
+    /// its beginning, the newest is the error: never a shorter tree. Each try is given a new index by `empty`.
     fn build(&self, empty: &dyn Fn() -> Result<Index>) -> Result<(LogTail, u64)> {
         let mut first = None;
         for name in checkpoints(self.disk)?.into_iter().rev() {
@@ -219,10 +225,10 @@ impl Home<'_> {
                 done => return done,
             }
         }
-        let needed = log_start(self.disk, self.superblock)?.is_some();
-        match first {
-            Some(error) if needed => Err(error),
-            _ => self.build_from(&empty()?, None),
+        match (self.build_from(&empty()?, None), first) {
+            // What is missing of the log is missed only because of it.
+            (Err(error), Some(first)) if error.is_damage() => Err(first),
+            (done, _) => done,
         }
     }
 

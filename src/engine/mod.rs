@@ -11,13 +11,16 @@ mod facts;
 mod findings;
 mod fold;
 mod handles;
+mod heal;
 mod index;
 mod inode;
 mod layer;
 mod names;
 mod open;
 mod ops;
+mod parity_plan;
 mod plain_seed;
+mod protect;
 mod snap;
 mod space;
 mod types;
@@ -30,16 +33,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 pub use open::{AtimePolicy, Config, InitOptions, Place};
-pub use snap::{DamagedPath, RestoreOptions, RestoreReport};
+pub use protect::ProtectReport;
+pub use snap::{DamagedPath, RestoreOptions, RestoreReport, SnapshotInUse};
 pub use types::{
     Allocate, Caller, Change, CheckReport, CleanOptions, CleanReport, CleanStep, DiffItem, DirItem,
-    FileFacts, FileKind, ForgetReport, Handle, KeepPolicy, NewNode, OpenHow, Problem, Progress,
-    RenameHow, Seek, SetAttr, SetTime, SnapshotInfo, SpaceUse, Stat, StatFs, Stats, WriteHow,
-    XattrMode,
+    FileFacts, FileKind, ForgetReport, Handle, KeepPolicy, NewNode, OpenHow, ParityStats, Problem,
+    Progress, RenameHow, Seek, SetAttr, SetTime, SnapshotInfo, SpaceUse, Stat, StatFs, Stats,
+    WriteHow, XattrMode,
 };
 
 use crate::base::{Env, Error, Ino, Result};
-use crate::chunk::ChunkStore;
+use crate::chunk::{ChunkStore, ParityStore};
 use crate::disk::{Disk, StoreLock};
 use crate::format::keys;
 use crate::format::rows::{InodeRow, Table};
@@ -53,7 +57,8 @@ use commit::CommitGate;
 use fold::FoldQueue;
 use handles::Handles;
 use inode::{Inode, InodeCache};
-use snap::{NodeCache, Virtual};
+use protect::Protection;
+use snap::{NodeCache, RootsInUse, Virtual};
 use space::{AutoClean, Bounds};
 
 /// An open store and the tree in it.
@@ -66,6 +71,13 @@ pub struct Engine {
     disk: Arc<dyn Disk>,
     superblock: Superblock,
     store: Arc<ChunkStore>,
+    parity: Arc<ParityStore>,
+    /// Held while parity is made, packs are repaired or packs are removed: a repair must not bring back what cleaning
+    /// removes, nor a group be made of packs that go. Taken before the commit turn; readers and writers never take it.
+    parity_turn: Mutex<()>,
+    /// Why no parity can be made, if the directory of parity files is not where it should be.
+    parity_trouble: Option<String>,
+    protection: Protection,
     live: Overlays,
     inodes: InodeCache,
     handles: Handles,
@@ -95,6 +107,7 @@ pub struct Engine {
     cleaning: Cleaning,
     nodes: NodeCache,
     virtuals: Virtual,
+    roots_in_use: Arc<RootsInUse>,
     root: Ino,
     halted: Mutex<Option<String>>,
     closed: AtomicBool,

@@ -39,7 +39,11 @@ pub(crate) struct FaultyDisk {
     inner: RealDisk,
     fault: Faults,
     synced: SyncedLens,
+    hook: Mutex<Option<(u32, Hook)>>,
 }
+
+/// What is done while the disk is asked for the lengths of files.
+type Hook = Box<dyn FnOnce() + Send>;
 
 struct FaultyFile {
     name: String,
@@ -51,6 +55,20 @@ struct FaultyFile {
 impl FaultyDisk {
     pub(crate) fn fail(&self, fault: Option<Fault>) {
         *self.fault.lock().unwrap() = fault;
+    }
+
+    /// Calls `hook` once, just before the length of a file is asked for and after that of `count` others was.
+    pub(crate) fn after_lens(&self, count: u32, hook: impl FnOnce() + Send + 'static) {
+        *self.hook.lock().unwrap() = Some((count, Box::new(hook)));
+    }
+
+    fn due_hook(&self) -> Option<Hook> {
+        let mut hook = self.hook.lock().unwrap();
+        match &mut *hook {
+            Some((left, _)) if *left > 0 => *left -= 1,
+            _ => return hook.take().map(|(_, hook)| hook),
+        }
+        None
     }
 
     fn wrap(&self, name: &str, inner: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
@@ -86,6 +104,9 @@ impl Disk for FaultyDisk {
         self.inner.sync_dir(dir)
     }
     fn len(&self, name: &str) -> Result<Option<ByteLen>> {
+        if let Some(hook) = self.due_hook() {
+            hook();
+        }
         self.inner.len(name)
     }
     fn space(&self) -> Result<Space> {
@@ -189,6 +210,7 @@ impl World {
             inner: RealDisk::new(dir.path()),
             fault: Arc::default(),
             synced: Arc::default(),
+            hook: Mutex::default(),
         });
         let env = Env::real();
         let store = StoreId::from_raw([7; 16]);
@@ -264,6 +286,7 @@ impl World {
 
     fn open(&mut self, tail: LogTail) -> Result<()> {
         let config = StoreConfig {
+            parity: None,
             level: 1,
             verify_writes: true,
             cache_len: 8 << 20,

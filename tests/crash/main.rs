@@ -11,7 +11,9 @@
     reason = "tests: a failure here is a failed test; the world is shared with tests/engine"
 )]
 
+mod ahead;
 mod facts;
+mod healing;
 mod history;
 #[path = "../engine/model.rs"]
 mod model;

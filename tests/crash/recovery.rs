@@ -6,21 +6,22 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 
 use mmhfs::base::Error;
-use mmhfs::engine::{CleanOptions, Engine, Place};
+use mmhfs::engine::{CleanOptions, Config, Engine, Place, Problem};
 use mmhfs::meta::MemoryTables;
 use mmhfs::sim::{CallKind, Dice, Fault, FaultError, Medium, Shot, SimDisk};
 
-use crate::history::{Run, hash_of, no_progress, sim_config};
+use crate::history::{Run, hash_of, no_progress};
 use crate::model::{Tree, difference, seen};
 use crate::steps::{Sizes, Steps};
 use crate::world::{World, env};
 
-type Outcome<T> = Result<T, String>;
+pub(crate) type Outcome<T> = Result<T, String>;
 
 /// How often something happened beside the crash itself.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) second_crashes: u64,
+    pub(crate) only_read: u64,
     pub(crate) kills: u64,
     pub(crate) without_index: u64,
     pub(crate) read_faults: u64,
@@ -29,6 +30,10 @@ pub(crate) struct Tally {
     pub(crate) cleaned: u64,
     pub(crate) damages: u64,
     pub(crate) damages_found: u64,
+    pub(crate) healed: u64,
+    pub(crate) healed_packs: u64,
+    pub(crate) healed_crashes: u64,
+    pub(crate) healed_groups: u64,
 }
 
 /// One crash at one step of a history.
@@ -41,13 +46,18 @@ pub(crate) struct Point<'a> {
 }
 
 /// A store that somebody tries to open.
-struct Found {
-    disk: Arc<SimDisk>,
-    place: Place,
+pub(crate) struct Found {
+    pub(crate) disk: Arc<SimDisk>,
+    pub(crate) place: Place,
 }
 
 impl Found {
-    fn new(medium: Medium, index: MemoryTables, dir: &Arc<tempfile::TempDir>, seed: u64) -> Self {
+    pub(crate) fn new(
+        medium: Medium,
+        index: MemoryTables,
+        dir: &Arc<tempfile::TempDir>,
+        seed: u64,
+    ) -> Self {
         let disk = Arc::new(SimDisk::new(medium, seed));
         let place = Place {
             disk: Arc::clone(&disk) as Arc<dyn mmhfs::disk::Disk>,
@@ -58,11 +68,26 @@ impl Found {
     }
 }
 
+/// Names of the errors that say that something stored is damaged or gone.
+const DAMAGE_WORDS: [&str; 8] = [
+    "Corrupt",
+    "LogDamaged",
+    "CheckpointDamaged",
+    "PackMissing",
+    "PackTruncated",
+    "Malformed",
+    "ChunkUnknown",
+    "NotAStore",
+];
+
 impl Point<'_> {
     /// Crashes, recovers and looks.
     pub(crate) fn check(mut self) -> Outcome<()> {
         if self.run.faults == 0 && self.dice.one_in(10) {
             return self.damage();
+        }
+        if self.run.config.protect && self.run.faults == 0 && self.dice.one_in(4) {
+            return self.heal();
         }
         // Now and then only the program dies: what it wrote stays on its way.
         let killed = self.dice.one_in(8);
@@ -81,6 +106,9 @@ impl Point<'_> {
         }
         if self.dice.one_in(8) {
             self.fail_reads(&found, seen_before)?;
+        }
+        if self.dice.one_in(6) {
+            seen_before = self.only_read(&mut found, seen_before)?;
         }
         let Some(mut world) = self.open(&found)? else {
             return Ok(());
@@ -117,19 +145,25 @@ impl Point<'_> {
         let index = self.index();
         let found = Found::new(medium, index, self.dir, self.dice.word());
         let looked = quietly(|| {
-            let opened = Engine::open_on(&found.place, env(self.run.seed ^ 4), sim_config());
-            let world = self.new_world(opened.map_err(|_| ()).unwrap());
+            let opened = Engine::open_on(
+                &found.place,
+                env(self.run.seed ^ 4),
+                self.run.config.clone(),
+            );
+            let world = self.new_world(opened.map_err(|e| format!("{e:?}")).unwrap());
             self.look(&world, None)
         });
-        match looked {
-            Ok(state) => state
-                .map(|_| ())
-                .map_err(|text| format!("{name} was damaged: {text}")),
-            Err(_) => {
-                self.tally.damages_found += 1;
-                Ok(())
+        let text = match looked {
+            Ok(state) => state.map(|_| ()).err(),
+            // What the look at the tree unwraps is the error that it has met: it must speak of damage.
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+                let is_damage = DAMAGE_WORDS.iter().any(|word| text.contains(word));
+                self.tally.damages_found += u64::from(is_damage);
+                (!is_damage).then_some(text)
             }
-        }
+        };
+        text.map_or(Ok(()), |text| Err(format!("{name} was damaged: {text}")))
     }
 
     /// A file and how many bytes of it are older than a commit that was confirmed before the crash.
@@ -162,7 +196,7 @@ impl Point<'_> {
     }
 
     /// What is left of the index: it is never ahead of the moment of the crash, and may be older or gone.
-    fn index(&mut self) -> MemoryTables {
+    pub(crate) fn index(&mut self) -> MemoryTables {
         let step = match self.dice.below(4) {
             0 => {
                 self.tally.without_index += 1;
@@ -175,7 +209,7 @@ impl Point<'_> {
         shot.index.as_ref().map(MemoryTables::copy).unwrap()
     }
 
-    fn new_world(&self, engine: Arc<Engine>) -> World {
+    pub(crate) fn new_world(&self, engine: Arc<Engine>) -> World {
         World {
             dir: Arc::clone(self.dir),
             copy: 0,
@@ -190,7 +224,11 @@ impl Point<'_> {
         let clean = self.dice.one_in(3);
         let span = if clean { 80 } else { 20 };
         found.disk.crash_at(1 + self.dice.below(span));
-        let opened = Engine::open_on(&found.place, env(self.run.seed ^ 1), sim_config());
+        let opened = Engine::open_on(
+            &found.place,
+            env(self.run.seed ^ 1),
+            self.run.config.clone(),
+        );
         let state = match opened {
             Ok(engine) => {
                 let mut world = self.new_world(engine);
@@ -217,6 +255,45 @@ impl Point<'_> {
         Ok(state)
     }
 
+    /// Somebody looks at the store without writing to it, or makes its index anew, and the power fails again: the index
+    /// must not have got ahead of the log.
+    fn only_read(&mut self, found: &mut Found, before: Option<usize>) -> Outcome<Option<usize>> {
+        self.tally.only_read += 1;
+        let mut state = before;
+        if self.dice.one_in(2) {
+            if let Err(error) = Engine::rebuild_index_on(&found.place, &self.run.config) {
+                return self.not_read(&error).map(|()| before);
+            }
+        } else {
+            let config = Config {
+                read_only: true,
+                ..self.run.config.clone()
+            };
+            match Engine::open_on(&found.place, env(self.run.seed ^ 7), config) {
+                // Without a root it was never opened for writing.
+                Ok(engine) if engine.getattr(engine.root()).is_err() => {}
+                Ok(engine) => {
+                    let mut world = self.new_world(engine);
+                    state = Some(self.look(&world, before)?);
+                    world.engine = None;
+                }
+                Err(error) => return self.not_read(&error).map(|()| before),
+            }
+        }
+        let medium = found.disk.medium().after_power_loss(&mut self.dice);
+        let index = found.place.index.as_ref().map(MemoryTables::copy);
+        *found = Found::new(medium, index.unwrap(), self.dir, self.dice.word());
+        Ok(state)
+    }
+
+    /// A repair that was interrupted leaves a pack out of its place until the store is opened for writing.
+    fn not_read(&self, error: &Error) -> Outcome<()> {
+        if self.run.config.protect && error.is_damage() {
+            return Ok(());
+        }
+        self.refused(error)
+    }
+
     /// A read error while opening is an error, or harmless, but never a different tree.
     fn fail_reads(&mut self, found: &Found, before: Option<usize>) -> Outcome<()> {
         self.tally.read_faults += 1;
@@ -226,7 +303,11 @@ impl Point<'_> {
             times: 1 + self.dice.below(3),
             error: FaultError::Io,
         }]);
-        let opened = Engine::open_on(&found.place, env(self.run.seed ^ 2), sim_config());
+        let opened = Engine::open_on(
+            &found.place,
+            env(self.run.seed ^ 2),
+            self.run.config.clone(),
+        );
         found.disk.set_faults(Vec::new());
         match opened {
             Ok(engine) => {
@@ -239,8 +320,12 @@ impl Point<'_> {
         }
     }
 
-    fn open(&self, found: &Found) -> Outcome<Option<World>> {
-        match Engine::open_on(&found.place, env(self.run.seed ^ 3), sim_config()) {
+    pub(crate) fn open(&self, found: &Found) -> Outcome<Option<World>> {
+        match Engine::open_on(
+            &found.place,
+            env(self.run.seed ^ 3),
+            self.run.config.clone(),
+        ) {
             Ok(engine) => Ok(Some(self.new_world(engine))),
             Err(error) => self.refused(&error).map(|()| None),
         }
@@ -257,7 +342,7 @@ impl Point<'_> {
     }
 
     /// The tree must be one that was, and not older than what was confirmed.
-    fn look(&self, world: &World, before: Option<usize>) -> Outcome<usize> {
+    pub(crate) fn look(&self, world: &World, before: Option<usize>) -> Outcome<usize> {
         let got = seen(world, world.engine().root());
         let mut allowed = self.run.allowed(self.shot.step);
         if let Some(state) = before {
@@ -290,7 +375,7 @@ impl Point<'_> {
     }
 
     /// Confirmed snapshots are there, deleted ones are not, and all verify.
-    fn snapshots(&mut self, world: &World) -> Outcome<()> {
+    pub(crate) fn snapshots(&mut self, world: &World) -> Outcome<()> {
         let list = world.engine().snapshots().map_err(|e| e.to_string())?;
         let step = self.shot.step;
         let before = |at: Option<u64>| at.is_some_and(|at| at < step);
@@ -396,7 +481,7 @@ impl Point<'_> {
 }
 
 /// Gives all the space back that can be.
-fn clean_all(world: &World) -> Outcome<()> {
+pub(crate) fn clean_all(world: &World) -> Outcome<()> {
     let options = CleanOptions {
         unused_percent: 0,
         ..CleanOptions::default()
@@ -409,13 +494,13 @@ fn clean_all(world: &World) -> Outcome<()> {
     }
 }
 
-fn sound(world: &World) -> Outcome<()> {
+pub(crate) fn sound(world: &World) -> Outcome<()> {
     let report = world.engine().check(&no_progress);
     let report = report.map_err(|e| format!("check: {e}"))?;
-    match report.problems.first() {
+    // Whether a footer was cut off when it was written or has rotted since cannot be told.
+    let told = |problem: &&Problem| !problem.detail.contains("footer");
+    match report.problems.iter().find(told) {
         None => Ok(()),
-        // Whether a footer was cut off when it was written or has rotted since cannot be told.
-        Some(problem) if problem.detail.contains("footer") => Ok(()),
         Some(problem) => Err(format!("check: {problem:?}")),
     }
 }
@@ -480,7 +565,7 @@ pub(crate) fn rocks(run: &Run, mut dice: Dice) -> Outcome<()> {
     }
     let (place, disk) = open_rocks(shot.medium.after_power_loss(&mut dice), &dir);
     let open = |place: &Place| {
-        let opened = Engine::open_on(place, env(run.seed ^ 6), sim_config());
+        let opened = Engine::open_on(place, env(run.seed ^ 6), run.config.clone());
         opened.map(|engine| World {
             dir: Arc::clone(&dir),
             copy: 0,

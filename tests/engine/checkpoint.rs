@@ -192,3 +192,75 @@ fn an_index_older_than_the_log_is_made_anew() {
     assert_same(&tree(&world), &want);
     world.assert_sound();
 }
+
+/// Bug: without its checkpoints a store of which the index was whole did not open for writing any more.
+#[test]
+fn i12_lost_checkpoints_are_written_again_as_long_as_the_index_is_whole() {
+    for lost in [1, 2] {
+        let mut world = long_lived();
+        clean(&world);
+        work(&world, 1);
+        // A log that begins before the checkpoint's place: its first packs are gone.
+        world.reopen();
+        work(&world, 2);
+        let want = tree(&world);
+        world.close();
+        for copy in &world.checkpoints()[..lost] {
+            std::fs::remove_file(copy).unwrap();
+        }
+        world.open_read_only().unwrap();
+        let problems = world.check().problems;
+        let told = problems.iter().any(|p| p.detail.contains("checkpoints"));
+        assert!(told && problems.len() == 1, "{problems:?}");
+        world.close();
+        world.open_for_writing().unwrap();
+        assert_same(&tree(&world), &want);
+        assert_eq!(world.checkpoints().len(), 2);
+        world.assert_sound();
+        world.reopen_without_index();
+        assert_same(&tree(&world), &want);
+        world.assert_verifies("one");
+        world.assert_verifies("two");
+        world.assert_sound();
+    }
+}
+
+/// A copy that is lost while the store is open is made up for by the next cleaning.
+#[test]
+fn a_cleaning_replaces_a_copy_that_is_gone() {
+    let mut world = long_lived();
+    clean(&world);
+    std::fs::remove_file(&world.checkpoints()[0]).unwrap();
+    clean(&world);
+    assert_eq!(world.checkpoints().len(), 2);
+    world.reopen_without_index();
+    world.assert_sound();
+}
+
+/// Bug: two rotten copies kept the index from being made anew from a log of which nothing was missing.
+#[test]
+fn i12_a_log_that_is_whole_needs_no_checkpoint() {
+    let mut world = long_lived();
+    world.reopen();
+    // A checkpoint is written, and nothing goes.
+    world.copy_aside();
+    clean(&world);
+    let want = tree(&world);
+    world.close();
+    let (whole, cleaned) = (world.beside("aside"), world.store());
+    for pack in std::fs::read_dir(whole.join("packs")).unwrap() {
+        let pack = pack.unwrap();
+        let to = cleaned.join("packs").join(pack.file_name());
+        if !to.exists() {
+            std::fs::copy(pack.path(), to).unwrap();
+        }
+    }
+    for copy in world.checkpoints() {
+        let len = std::fs::metadata(&copy).unwrap().len() as usize;
+        flip(&copy, len / 2);
+    }
+    remove_index(&world.store());
+    world.open_for_writing().unwrap();
+    assert_same(&tree(&world), &want);
+    world.assert_verifies("two");
+}

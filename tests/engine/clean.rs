@@ -571,3 +571,48 @@ fn forget_deletes_what_no_rule_keeps() {
         .forget_snapshots(&KeepPolicy::default(), false);
     assert!(matches!(none, Err(Error::Usage(_))));
 }
+
+/// Bug: a restore, a verification or a mount beside read a snapshot that was deleted and cleaned away under it.
+#[test]
+fn i8_a_snapshot_that_is_read_is_not_deleted_and_what_it_holds_stays() {
+    let world = World::new();
+    world.put("f", &bytes(1, 2_000_000));
+    world.snapshot("one");
+    world.unlink("f").unwrap();
+    let (info, in_use) = world.engine().use_snapshot("one").unwrap();
+    let refused = world.engine().delete_snapshot("one");
+    assert!(matches!(refused, Err(Error::Busy(_))), "{refused:?}");
+    let again = world.engine().use_snapshot(&info.seed).unwrap().1;
+    drop(in_use);
+    assert!(world.engine().delete_snapshot("one").is_err());
+    drop(again);
+    world.engine().delete_snapshot("one").unwrap();
+    let gone = world.engine().use_snapshot("one");
+    assert!(matches!(gone, Err(Error::SeedUnknown(_))), "{gone:?}");
+}
+
+#[test]
+fn i8_a_snapshot_that_is_restored_verified_or_compared_is_not_deleted_meanwhile() {
+    let world = World::new();
+    for n in 0..40 {
+        world.put(&format!("f{n}"), &bytes(n, 100_000));
+    }
+    world.snapshot("one");
+    let calls = AtomicUsize::new(0);
+    let delete = |_| {
+        calls.fetch_add(1, Ordering::Relaxed);
+        let refused = world.engine().delete_snapshot("one");
+        assert!(matches!(refused, Err(Error::Busy(_))), "{refused:?}");
+        clean(&world);
+    };
+    let report = world.engine().verify("one", &delete).unwrap();
+    assert!(report.problems.is_empty(), "{report:?}");
+    assert!(calls.swap(0, Ordering::Relaxed) > 0);
+    let to = world.beside("out");
+    let options = mmhfs::engine::RestoreOptions::default();
+    let restored = world.engine().restore("one", None, &to, &options, &delete);
+    assert!(restored.unwrap().damaged.is_empty());
+    assert!(calls.swap(0, Ordering::Relaxed) > 0);
+    assert_eq!(std::fs::read(to.join("f7")).unwrap(), bytes(7, 100_000));
+    world.engine().delete_snapshot("one").unwrap();
+}

@@ -1,6 +1,7 @@
 //! Checkpoints of the index, so that the log before them can go.
 
 use super::count::{Tallies, Tally};
+use crate::base::limits::CHECKPOINTS_KEPT;
 use crate::base::{Error, PackId, Result};
 use crate::chunk::Watermark;
 use crate::engine::Engine;
@@ -38,8 +39,32 @@ impl Engine {
         Ok(mark.pack)
     }
 
-    /// Whether a checkpoint does not verify: a new one is worth its space then.
+    /// Makes up for checkpoints that are gone: without them the index is all that stands for the log before them.
+    pub(crate) fn replace_checkpoints(&self) {
+        let made = self.lacks_checkpoints().and_then(|lacks| {
+            if lacks {
+                log::warn!("checkpoints are missing; a new one is written");
+                self.checkpoint()?;
+            }
+            Ok(())
+        });
+        if let Err(error) = made {
+            // The next cleaning tries again.
+            log::error!("no checkpoint could be written: {error}");
+        }
+    }
+
+    /// Whether fewer checkpoints are there than should be.
+    pub(crate) fn lacks_checkpoints(&self) -> Result<bool> {
+        let relies = self.store.relies_on_checkpoints();
+        Ok(relies && self.store.checkpoints()?.len() < CHECKPOINTS_KEPT)
+    }
+
+    /// Whether a checkpoint is gone or does not verify: a new one is worth its space then.
     pub(super) fn has_damaged_checkpoint(&self) -> Result<bool> {
+        if self.lacks_checkpoints()? {
+            return Ok(true);
+        }
         for name in self.store.checkpoints()? {
             match self.store.verify_checkpoint(name) {
                 Ok(()) => {}

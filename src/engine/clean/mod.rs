@@ -8,13 +8,14 @@
 //! 3. *Count* the rows of chunks by pack and choose packs (`count`).
 //! 4. *Sweep* (`sweep`): live chunks of the chosen packs are moved, the rows of the dead ones deleted, in commits that
 //!    look again at each row under the commit turn. Then, in this order: the commit that says that the
-//!    pack is gone; an index flush past it; the file.
+//!    pack is gone; an index flush past it; parity for what is left of its group; the file (`release`).
 //!
 //! Any error before the sweep leaves the store as it was; an error in it keeps the pack that it concerns (I8).
 
 mod checkpoint;
 mod count;
 mod mark;
+mod release;
 mod sweep;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use super::types::{CleanOptions, CleanReport, CleanStep, Progress, SpaceUse};
 use crate::base::limits::{LIVE_SET_SHARE, RESERVE_NEEDED_LEN};
 use crate::base::{Error, PackId, Result};
 use crate::chunk::{LiveSet, log_start};
+use crate::format::parity::ParityKind;
 use crate::format::rows::Table;
 use crate::meta::View;
 
@@ -167,6 +169,11 @@ impl Engine {
                 }
             }
             self.store.pin_into(Some(Arc::clone(live)));
+            // A commit that has failed waits, and others have overtaken it: what it refers to may be named by nothing else
+            // any more.
+            self.for_each_pending_chunk(&mut |id| {
+                live.insert(id);
+            });
             let open = self.open_roots()?;
             Ok((self.index().view(), open, self.store.next_pack()))
         })
@@ -179,6 +186,9 @@ impl Engine {
         for (id, tally) in &mut packs {
             let needed = tally.log && start.is_none_or(|start| *id >= start);
             tally.eligible = !needed && *id < before && !open.contains(id);
+            let cover = self.parity.covering(*id);
+            let group = cover.filter(|cover| cover.kind == ParityKind::Group);
+            tally.group = group.map(|cover| cover.parity);
         }
         count::count(view, live, &mut packs)?;
         Ok(packs)

@@ -1,6 +1,7 @@
 //! Taking a snapshot: from the dirty rows of a frozen view to new nodes, digests and one commit.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 use rayon::prelude::*;
@@ -259,6 +260,10 @@ impl Engine {
     /// Stores chunks of nodes and rows in a commit of their own, between the others.
     pub(crate) fn commit_nodes(&self, chunks: &[Vec<u8>], ops: Vec<Op>) -> Result<()> {
         self.exclusive(|| {
+            // Nobody looks after the packs of a store that is closed.
+            if self.closed.load(Ordering::Acquire) {
+                return Err(Error::Stale);
+            }
             self.index().check_current()?;
             if nodes::has_split(chunks) {
                 self.store.require_features(FEATURE_SPLIT_NODES)?;

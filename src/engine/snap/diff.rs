@@ -128,8 +128,8 @@ impl Engine {
     /// # Errors
     /// Those of [`Engine::resolve`], of the commit before it, and of reading what must be compared.
     pub fn diff(&self, from: &str, to: Option<&str>, each: &mut dyn FnMut(DiffItem)) -> Result<()> {
-        let (_, from) = self.resolve_row(from)?;
-        let to = to.map(|text| self.resolve_row(text)).transpose()?;
+        let (_, from, _from_in_use) = self.use_row(from)?;
+        let to = to.map(|text| self.use_row(text)).transpose()?;
         if to.is_none() && !self.config.read_only {
             self.commit()?;
         }
@@ -137,8 +137,8 @@ impl Engine {
         let tree = self.tree();
         let root = tree.root(&from)?;
         let is_live = to.is_none();
-        let to = match to {
-            Some((_, row)) => Dir::Stored(*Tree::dir(&tree.root(&row)?)?),
+        let to = match &to {
+            Some((_, row, _)) => Dir::Stored(*Tree::dir(&tree.root(row)?)?),
             None => Dir::Live(Ino::ROOT),
         };
         let mut diff = Diff {

@@ -15,7 +15,7 @@ fn seed_of(row: &SnapshotRow) -> Seed {
     Seed::from_raw(*row.seed.as_bytes())
 }
 
-fn info(name: &str, row: &SnapshotRow) -> SnapshotInfo {
+pub(super) fn info(name: &str, row: &SnapshotRow) -> SnapshotInfo {
     let seed = seed_of(row);
     SnapshotInfo {
         name: name.to_owned(),
@@ -102,13 +102,15 @@ impl Engine {
     /// Deletes a snapshot by its name. Its space comes back when packs are cleaned.
     ///
     /// # Errors
-    /// [`Error::SeedUnknown`] if there is none of that name.
+    /// [`Error::SeedUnknown`] if there is none of that name; [`Error::Busy`] while something reads it.
     pub fn delete_snapshot(&self, name: &str) -> Result<()> {
         self.check_writable()?;
         let _one = self.snapshots.lock();
         let key = keys::snapshot(name);
-        if self.live.get(Table::Snapshot, &key)?.is_none() {
-            return Err(Error::SeedUnknown(name.to_owned()));
+        let row = self.live.get(Table::Snapshot, &key)?;
+        let row = SnapshotRow::decode(&row.ok_or_else(|| Error::SeedUnknown(name.to_owned()))?)?;
+        if self.roots_in_use.contains(&row.root) {
+            return Err(Error::Busy("the snapshot is being read, or is mounted"));
         }
         self.commit_nodes(&[], vec![Op::Del(Table::Snapshot, key)])?;
         self.auto_clean.note_forgotten();
@@ -152,7 +154,8 @@ impl Engine {
         found.pop().ok_or_else(unknown)
     }
 
-    /// The root directory of a snapshot (of the live tree for `None`), for the ordinary reading operations.
+    /// The root directory of a snapshot (of the live tree for `None`), for the ordinary reading operations. To be kept
+    /// from deletion by [`Engine::use_snapshot`] as long as it is used.
     ///
     /// # Errors
     /// Those of [`Engine::resolve`].
@@ -160,8 +163,8 @@ impl Engine {
         match text {
             None => Ok(Ino::ROOT),
             Some(text) => {
-                let (name, row) = self.resolve_row(text)?;
-                self.virtual_root(&name, &row)
+                let (_, row) = self.resolve_row(text)?;
+                self.virtual_root(&row, 0)
             }
         }
     }

@@ -5,6 +5,7 @@ mod diff;
 mod dirty;
 mod entry;
 mod ids;
+mod in_use;
 mod list;
 mod nodes;
 mod restore;
@@ -17,6 +18,8 @@ mod verify;
 mod virt;
 
 pub(crate) use ids::for_each_id;
+pub(crate) use in_use::RootsInUse;
+pub use in_use::SnapshotInUse;
 pub(crate) use nodes::load as load_node;
 pub use restore::{DamagedPath, RestoreOptions, RestoreReport};
 pub(crate) use tree::{NodeCache, Tree};

@@ -174,7 +174,7 @@ impl Engine {
         options: &RestoreOptions,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<RestoreReport> {
-        let (_, row) = self.resolve_row(text)?;
+        let (_, row, _in_use) = self.use_row(text)?;
         let root = self.tree().checked_root(&row)?;
         let (entry, base) = self.entry_at(root, path.unwrap_or(b""))?;
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);

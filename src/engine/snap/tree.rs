@@ -7,7 +7,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::nodes;
-use crate::base::limits::SEGMENT_LEN;
+use crate::base::limits::{SEGMENT_LEN, TRIE_DEPTH_MAX};
 use crate::base::{ChunkId, Error, Result};
 use crate::chunk::ChunkStore;
 use crate::engine::extents::clip;
@@ -142,7 +142,7 @@ impl Tree<'_> {
     pub(crate) fn lookup(&self, dir: &DirBody, name: &[u8]) -> Result<Option<Entry>> {
         let hash = hash::name_hash(name);
         let mut child = dir.trie;
-        for depth in 0..u32::MAX {
+        for depth in 0..=TRIE_DEPTH_MAX {
             match &*self.node(&child.node)? {
                 Node::DirInner(inner) => {
                     child = if hash::trie_bit(&hash, depth) {
@@ -157,7 +157,7 @@ impl Tree<'_> {
                 _ => return Err(malformed("a directory holds another kind of node")),
             }
         }
-        Ok(None)
+        Err(malformed("a directory deeper than its hashes"))
     }
 
     /// Calls `each(cookie, entry)` for the entries after `after`, in the order of their slots, until it
@@ -213,6 +213,10 @@ impl Tree<'_> {
             Err(error) => return (how.bad)(error).map(|()| true),
         };
         match &*node {
+            // The stack must not depend on what is stored.
+            Node::DirInner(_) if depth >= TRIE_DEPTH_MAX => {
+                (how.bad)(malformed("a directory deeper than its hashes")).map(|()| true)
+            }
             Node::DirInner(inner) => {
                 let bit = (1u64 << 62).checked_shr(depth).unwrap_or(0);
                 Ok(self.walk(&inner.left, depth + 1, prefix, after, how)?
@@ -327,4 +331,56 @@ pub(crate) fn read_extents(
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{Digest, Env};
+    use crate::engine::{Config, Engine, InitOptions};
+    use crate::format::node::DirInner;
+
+    /// A trie whose inner nodes reach this deep.
+    fn deep(engine: &Engine, depth: u32) -> DirChild {
+        let mut chunks = Vec::new();
+        let mut child = |node: &Node, inner| {
+            let encoded = nodes::encode(node).unwrap();
+            chunks.extend(encoded.chunks);
+            DirChild {
+                node: encoded.id,
+                inner,
+                // As many as the flag claims.
+                count: if inner { 257 } else { 1 },
+                content: Digest::from_raw([0; 32]),
+                full: Digest::from_raw([0; 32]),
+                entries: 257,
+                bytes: 0,
+            }
+        };
+        let right = child(&Node::DirLeaf(Vec::new()), false);
+        let mut left = right;
+        for _ in 0..depth {
+            left = child(&Node::DirInner(DirInner { left, right }), true);
+        }
+        engine.commit_nodes(&chunks, Vec::new()).unwrap();
+        left
+    }
+
+    /// Bug: what a store says its directories are like decided how deep the stack became.
+    #[test]
+    fn i10_a_directory_deeper_than_its_hashes_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        Engine::init(dir.path(), &Env::real(), &InitOptions::default()).unwrap();
+        let engine = Engine::open(dir.path(), Env::real(), Config::default()).unwrap();
+        let tree = engine.tree();
+        for (depth, fits) in [(TRIE_DEPTH_MAX, true), (TRIE_DEPTH_MAX + 1, false)] {
+            let body = DirBody {
+                trie: deep(&engine, depth),
+                groups: Digest::from_raw([0; 32]),
+            };
+            let walked = tree.for_each_after(&body, 0, &mut |_, _| Ok(true));
+            assert_eq!(walked.is_ok(), fits, "{walked:?}");
+        }
+        engine.close().unwrap();
+    }
 }

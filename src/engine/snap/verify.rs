@@ -20,7 +20,7 @@ use super::entry::overlapping;
 use super::nodes;
 use super::tree::{Tree, entry_kind, read_extents};
 use super::trie::summary;
-use crate::base::limits::{SEGMENT_LEN, SUBTREE_LEN, VERIFY_BATCH};
+use crate::base::limits::{SEGMENT_LEN, SUBTREE_LEN, TRIE_DEPTH_MAX, VERIFY_BATCH};
 use crate::base::{ByteLen, ChunkId, Digest, Error, Ino, Result};
 use crate::chunk::PackInfo;
 use crate::engine::Engine;
@@ -77,7 +77,7 @@ impl Engine {
     /// # Errors
     /// Those of [`Engine::resolve`] and of the index. What is wrong with the snapshot is in the report.
     pub fn verify(&self, text: &str, progress: &(dyn Fn(Progress) + Sync)) -> Result<CheckReport> {
-        let (name, row) = self.resolve_row(text)?;
+        let (name, row, _in_use) = self.use_row(text)?;
         let packs = self.store.packs().unwrap_or_default();
         let kinds = packs.iter().map(|PackInfo { id, kind, .. }| (*id, *kind));
         let totals = Progress {
@@ -215,10 +215,10 @@ impl Verify<'_> {
                     path: Arc::clone(path),
                 };
                 // Bits of names end at 256; a trie cannot be deeper.
-                self.expect(depth < 256, "the depth of the directory", path);
+                self.expect(depth < TRIE_DEPTH_MAX, "the depth of the directory", path);
                 Ok(sides
                     .into_iter()
-                    .filter(|_| depth < 256)
+                    .filter(|_| depth < TRIE_DEPTH_MAX)
                     .map(work)
                     .collect())
             }

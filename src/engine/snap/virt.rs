@@ -10,7 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::tree::Tree;
-use crate::base::limits::SEGMENT_LEN;
+use crate::base::limits::{SEGMENT_LEN, VIRTUAL_ROOTS_MAX};
 use crate::base::{ChunkId, Error, FileOff, Ino, Result, Timestamp};
 use crate::engine::Engine;
 use crate::engine::names::is_reserved;
@@ -40,6 +40,8 @@ struct Known {
 struct Root {
     row: SnapshotRow,
     entry: Arc<Entry>,
+    /// References of the kernel to the root directory.
+    lookups: u64,
     /// It was deleted and nothing of it was open when its space was given back.
     gone: bool,
 }
@@ -49,6 +51,46 @@ struct State {
     /// Roots of snapshots; the index is the number within inode numbers, from 1 on.
     roots: Vec<Root>,
     known: HashMap<Ino, Known>,
+}
+
+impl State {
+    /// The root of a snapshot that has been looked at before; takes references to it.
+    fn find(&mut self, row: &SnapshotRow, references: u64) -> Option<Ino> {
+        let mut roots = self.roots.iter_mut().enumerate();
+        let (at, root) = roots.find(|(_, root)| root.row.root == row.root && !root.gone)?;
+        root.lookups += references;
+        Some(virtual_ino(at + 1, Ino::ROOT))
+    }
+
+    /// Gives a root a number: that of one that nobody knows any more if there are `most` already.
+    fn place(
+        &mut self,
+        new: Root,
+        most: usize,
+        is_kept: &dyn Fn(usize, &Root) -> bool,
+    ) -> Result<Ino> {
+        if self.roots.len() < most {
+            self.roots.push(new);
+            return Ok(virtual_ino(self.roots.len(), Ino::ROOT));
+        }
+        let known: HashSet<usize> = self.known.keys().copied().map(number).collect();
+        let mut roots = self.roots.iter_mut().enumerate();
+        let unknown = roots.find(|(at, root)| {
+            root.lookups == 0 && !known.contains(&(at + 1)) && !is_kept(at + 1, root)
+        });
+        let (at, root) = unknown.ok_or(Error::Busy("too many snapshots are open"))?;
+        *root = new;
+        Ok(virtual_ino(at + 1, Ino::ROOT))
+    }
+
+    /// The snapshot of which an inode is the root directory.
+    fn root_of(&mut self, ino: Ino) -> Option<&mut Root> {
+        let n = number(ino);
+        let at = n
+            .checked_sub(1)
+            .filter(|_| ino == virtual_ino(n, Ino::ROOT))?;
+        self.roots.get_mut(at)
+    }
 }
 
 /// What is known of the virtual trees.
@@ -87,28 +129,31 @@ impl Engine {
         }
     }
 
-    /// The inode number of the root of a snapshot.
-    pub(crate) fn virtual_root(&self, _name: &str, row: &SnapshotRow) -> Result<Ino> {
-        let mut state = self.virtuals.state.lock();
-        let known = |root: &Root| root.row.root == row.root && !root.gone;
-        if let Some(at) = state.roots.iter().position(known) {
-            return Ok(virtual_ino(at + 1, Ino::ROOT));
+    /// The inode number of the root of a snapshot, to which `references` are taken.
+    pub(crate) fn virtual_root(&self, row: &SnapshotRow, references: u64) -> Result<Ino> {
+        if let Some(ino) = self.virtuals.state.lock().find(row, references) {
+            return Ok(ino);
         }
-        if state.roots.len() >= (1 << 15) - 1 {
-            return Err(Error::Busy("too many snapshots are open"));
-        }
-        drop(state);
         let entry = Arc::new(self.tree().root(row)?);
-        state = self.virtuals.state.lock();
-        state.roots.push(Root {
+        let open: HashSet<usize> = self.handles.virtuals().map(number).collect();
+        let mut state = self.virtuals.state.lock();
+        if let Some(ino) = state.find(row, references) {
+            return Ok(ino);
+        }
+        let new = Root {
             row: row.clone(),
             entry,
+            lookups: references,
             gone: false,
-        });
-        Ok(virtual_ino(state.roots.len(), Ino::ROOT))
+        };
+        let own = number(self.root);
+        let is_kept = |n: usize, root: &Root| {
+            n == own || open.contains(&n) || self.roots_in_use.contains(&root.row.root)
+        };
+        state.place(new, VIRTUAL_ROOTS_MAX, &is_kept)
     }
 
-    /// The root nodes of snapshots of which something is open: what is below them is live, deleted or not. A
+    /// The root nodes of snapshots of which something is open or in use: what is below them is live, deleted or not. A
     /// deleted one of which nothing is open cannot be read through the mount any more from here on.
     pub(crate) fn open_roots(&self) -> Result<Vec<ChunkId>> {
         let named: HashSet<ChunkId> = self
@@ -122,10 +167,12 @@ impl Engine {
         for (at, root) in state.roots.iter_mut().enumerate() {
             if open.contains(&(at + 1)) && !root.gone {
                 roots.push(root.row.root);
-            } else if !named.contains(&root.row.root) {
+            } else if !named.contains(&root.row.root) && !self.roots_in_use.contains(&root.row.root)
+            {
                 root.gone = true;
             }
         }
+        roots.extend(self.roots_in_use.all());
         Ok(roots)
     }
 
@@ -199,8 +246,8 @@ impl Engine {
         if dir == SNAPSHOTS {
             let rows = self.snapshot_rows()?;
             let found = rows.iter().find(|(n, _)| n.as_bytes() == name);
-            let (name, row) = found.ok_or(Error::NotFound)?;
-            let ino = self.virtual_root(name, row)?;
+            let (_, row) = found.ok_or(Error::NotFound)?;
+            let ino = self.virtual_root(row, 1)?;
             return self.virtual_getattr(ino);
         }
         let entry = self.virtual_entry(dir)?;
@@ -241,7 +288,9 @@ impl Engine {
             return false;
         }
         let mut state = self.virtuals.state.lock();
-        if let Some(known) = state.known.get_mut(&ino) {
+        if let Some(root) = state.root_of(ino) {
+            root.lookups = root.lookups.saturating_sub(count);
+        } else if let Some(known) = state.known.get_mut(&ino) {
             known.lookups = known.lookups.saturating_sub(count);
             if known.lookups == 0 {
                 state.known.remove(&ino);
@@ -277,9 +326,17 @@ impl Engine {
                 },
             };
             let (child, dots) = (item.ino, entry.is_none());
+            // The root of a snapshot, listed where the snapshots are: while it is listed it is kept.
+            let is_root = ino == SNAPSHOTS && item.cookie > 2;
             let taken = each(item, stat);
             if !taken && !dots {
                 self.virtual_forget(child, 1);
+            }
+            if taken
+                && is_root
+                && let Some(root) = self.virtuals.state.lock().root_of(child)
+            {
+                root.lookups += 1;
             }
             taken
         })
@@ -322,16 +379,16 @@ impl Engine {
                 if cookie <= after {
                     continue;
                 }
-                let ino = self.virtual_root(&name, &row)?;
-                if !each(
-                    DirItem {
-                        ino,
-                        kind: FileKind::Dir,
-                        name: name.into_bytes(),
-                        cookie,
-                    },
-                    None,
-                ) {
+                let ino = self.virtual_root(&row, 1)?;
+                let item = DirItem {
+                    ino,
+                    kind: FileKind::Dir,
+                    name: name.into_bytes(),
+                    cookie,
+                };
+                let more = each(item, None);
+                self.virtual_forget(ino, 1);
+                if !more {
                     return Ok(());
                 }
             }
@@ -484,5 +541,82 @@ pub(crate) fn entry_stat(ino: Ino, entry: &Entry) -> Stat {
         ctime: a.ctime,
         btime: a.btime,
         flags: ioctl_flags(a.flags),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Digest;
+    use crate::format::rows::Attrs;
+
+    fn row(n: u8) -> SnapshotRow {
+        SnapshotRow {
+            seed: Digest::from_raw([n; 32]),
+            content: Digest::from_raw([n; 32]),
+            root: ChunkId::from_raw([n; 32]),
+            generation: u64::from(n),
+            created: Timestamp::default(),
+            entries: 0,
+            bytes: 0,
+        }
+    }
+
+    fn place(state: &mut State, n: u8, lookups: u64, kept: usize) -> Result<Ino> {
+        let zero = Timestamp::default();
+        let attrs = Attrs {
+            kind: Kind::Fifo,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            rdev_major: 0,
+            rdev_minor: 0,
+            flags: 0,
+            size: 0,
+            atime: zero,
+            mtime: zero,
+            ctime: zero,
+            btime: zero,
+        };
+        let entry = Entry {
+            name: Vec::new(),
+            ino: Ino::ROOT,
+            attrs,
+            nlink: 1,
+            mapped: 0,
+            content: Digest::from_raw([0; 32]),
+            full: Digest::from_raw([0; 32]),
+            xattrs: Vec::new(),
+            body: Body::Special,
+        };
+        let new = Root {
+            row: row(n),
+            entry: Arc::new(entry),
+            lookups,
+            gone: false,
+        };
+        state.place(new, 3, &|at, _| at == kept)
+    }
+
+    /// Bug: each snapshot that was ever looked at kept its number, and after 32,767 of them no other could be.
+    #[test]
+    fn the_number_of_a_snapshot_that_nobody_knows_is_given_out_again() {
+        let mut state = State::default();
+        for n in 1..=3 {
+            let ino = place(&mut state, n, 1, 0).unwrap();
+            assert_eq!(number(ino), usize::from(n));
+        }
+        assert!(matches!(place(&mut state, 4, 0, 0), Err(Error::Busy(_))));
+        for n in 1..=2 {
+            state.root_of(virtual_ino(n, Ino::ROOT)).unwrap().lookups = 0;
+        }
+        // Something is open in the first one.
+        assert_eq!(number(place(&mut state, 4, 1, 1).unwrap()), 2);
+        assert!(state.find(&row(2), 0).is_none());
+        assert_eq!(state.find(&row(4), 0), Some(virtual_ino(2, Ino::ROOT)));
+        assert_eq!(number(place(&mut state, 5, 1, 0).unwrap()), 1);
+        assert!(matches!(place(&mut state, 6, 0, 0), Err(Error::Busy(_))));
+        // Only the root's own numbers are those of the root.
+        assert!(state.root_of(virtual_ino(2, Ino::from_raw(7))).is_none());
     }
 }
