@@ -10,10 +10,10 @@
 //! `protect` finds and mends.
 //!
 //! *A full disk.* Packs in no group, and groups that go whole, need no new parity: they go first, and make room for the rest.
-//! What does not find room then waits until the end of the cleaning. If by then something was freed, it stays for the next
-//! run, which has that room. If nothing was, it goes at a price: the group protects those that stay with
-//! as much less parity as is missing of it, which is said, and shows in the statistics, until there is room again. A full
-//! disk that no deletion can empty would be worse: its owner would begin to delete files of the store.
+//! What does not find room then waits until the end of the cleaning and is tried again with what was freed by then. If
+//! that does not suffice, it goes at a price: the group protects those that stay with as much less parity as is missing of
+//! it, which is said, and shows in the statistics. The room that this gives is what the next pass of `protect` covers them
+//! with. A full disk that no deletion can empty would be worse: its owner would begin to delete files of the store.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,10 +28,8 @@ use crate::format::parity::ParityKind;
 pub(super) enum Last {
     /// More may be freed later.
     No,
-    /// It is, and some packs were removed before.
+    /// All that can be freed without new parity is.
     Yes,
-    /// It is, and nothing was freed so far.
-    NothingFreed,
 }
 
 /// What has become of packs that were to be removed.
@@ -59,7 +57,7 @@ impl Engine {
             match self.cover_rest(&packs) {
                 Ok(()) => self.drop_packs(&packs, &mut released)?,
                 Err(Error::NoSpace) if last == Last::No => released.waiting.extend(packs),
-                Err(Error::NoSpace) if last == Last::NothingFreed && released.removed == 0 => {
+                Err(Error::NoSpace) => {
                     let count = packs.len();
                     log::warn!(
                         "no room for new parity: {count} packs are removed all the same, and what is left of their \
