@@ -134,6 +134,13 @@ pub const CHECK_ROOTED_MAX: usize = 1 << 20;
 /// Directories above one another that a path is followed through: more are a loop.
 pub const PATH_DEPTH_MAX: usize = 1 << 20;
 
+/// Byte ranges that a scrub lists of one damaged file; the last one takes in those after it.
+pub const SCRUB_RANGES_MAX: usize = 16_384;
+/// Bytes after which a scrub notes durably how far it has got.
+pub const SCRUB_MARK_INTERVAL_LEN: u64 = 256 << 20;
+/// Milliseconds that a scrub waits at a time before it looks whether it is to end.
+pub const SCRUB_WAIT_MS_MAX: u64 = 100;
+
 /// Bits that cleaning spends on each chunk that may be live: with [`LIVE_PROBES`] of them set, it keeps about one
 /// dead chunk of 1,700 until the next run.
 pub const LIVE_BITS_PER_CHUNK: u64 = 16;

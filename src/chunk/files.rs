@@ -127,6 +127,16 @@ impl PackFiles {
         }
     }
 
+    /// Lets the next reader of a pack open its file anew: another one has taken its name.
+    pub(super) fn reopen(&self, id: PackId) {
+        self.open.lock().pop(&id);
+    }
+
+    /// Makes a pack known that has come back.
+    pub(super) fn note(&self, id: PackId, kind: PackKind) {
+        self.kinds.write().insert(id, kind);
+    }
+
     /// The kind of a pack.
     pub(super) fn kind(&self, id: PackId) -> Result<PackKind> {
         // An index row may name a pack whose file is gone; rows of bulk data are the many.

@@ -73,7 +73,7 @@ impl ParityPlace {
         self.join(&format!("{:016x}.par.tmp", id.raw()))
     }
 
-    fn join(&self, name: &str) -> String {
+    pub(super) fn join(&self, name: &str) -> String {
         if self.dir.is_empty() {
             name.to_owned()
         } else {
@@ -265,6 +265,12 @@ impl ParityStore {
         Ok(())
     }
 
+    /// Forgets an unreadable file that has been put away.
+    pub(super) fn forget_unreadable(&self, id: ParityId) {
+        let mut known = self.known.write();
+        known.unreadable.retain(|other| other.parity != id);
+    }
+
     /// A number for a new parity file, given out once in the life of this value.
     pub(super) fn next_id(&self) -> ParityId {
         let mut known = self.known.write();
@@ -316,7 +322,11 @@ pub(super) fn header_at(
 }
 
 /// The first copy of a file's header, or the second if that one is bad.
-fn load_header(place: &ParityPlace, parity: ParityId, store: StoreId) -> Result<ParityHeader> {
+pub(super) fn load_header(
+    place: &ParityPlace,
+    parity: ParityId,
+    store: StoreId,
+) -> Result<ParityHeader> {
     let file = place.disk.open(&place.name(parity), Access::Read)?;
     let start = PackOff::from_raw(0);
     let first = header_at(place, file.as_ref(), start, (parity, store));

@@ -36,7 +36,7 @@ pub struct ChunkStore {
     /// Length of all packs that are not written to, as long as the next pack has this number. A leaf lock.
     pub(super) closed_len: Mutex<Option<(PackId, u64)>>,
     turn: Arc<AtomicBool>,
-    tail: LogTail,
+    pub(super) tail: LogTail,
 }
 
 impl ChunkStore {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::files::read_exactly;
-use crate::base::{ByteLen, Error, PackOff, Result};
+use crate::base::{ByteLen, Error, PackOff, Result, StoreId};
 use crate::disk::{Access, Disk};
 use crate::format::superblock::{
     SUPERBLOCK_LEN, Superblock, decode_superblock, encode_superblock, is_foreign,
@@ -94,18 +94,52 @@ fn load_copy(disk: &dyn Disk, name: &str) -> Result<Copy> {
 /// # Errors
 /// [`Error::NoSpace`], [`Error::Io`]; some copies may then be new and some old.
 pub(super) fn save_superblock(disk: &Arc<dyn Disk>, superblock: &Superblock) -> Result<()> {
+    COPIES
+        .iter()
+        .try_for_each(|name| save_superblock_copy(disk, superblock, name))
+}
+
+/// Replaces one copy, durably.
+///
+/// # Errors
+/// As [`save_superblock`]; the old copy is still there then, or the new one.
+pub(super) fn save_superblock_copy(
+    disk: &Arc<dyn Disk>,
+    superblock: &Superblock,
+    name: &str,
+) -> Result<()> {
     let bytes = encode_superblock(superblock, &|parts| checksum(Checksum::Superblock, parts))?;
-    for name in COPIES {
-        let temp = format!("{name}.tmp");
-        match disk.remove(&temp) {
-            Ok(()) | Err(Error::NotFound) => {}
-            Err(other) => return Err(other),
-        }
-        let file = disk.create_new(&temp)?;
-        file.write_at(PackOff::from_raw(0), &bytes)?;
-        file.sync_data()?;
-        disk.rename(&temp, name)?;
-        disk.sync_dir("")?;
+    let temp = format!("{name}.tmp");
+    match disk.remove(&temp) {
+        Ok(()) | Err(Error::NotFound) => {}
+        Err(other) => return Err(other),
     }
-    Ok(())
+    let file = disk.create_new(&temp)?;
+    file.write_at(PackOff::from_raw(0), &bytes)?;
+    file.sync_data()?;
+    disk.rename(&temp, name)?;
+    disk.sync_dir("")
+}
+
+/// The copies that cannot be used, each with what is wrong. One that is only older than others, as a crash leaves it, is
+/// none of them.
+///
+/// # Errors
+/// [`Error::VersionTooNew`] or [`Error::UnknownFeatures`] if an intact copy says so; [`Error::Io`].
+pub(super) fn bad_superblocks(
+    disk: &dyn Disk,
+    store: StoreId,
+) -> Result<Vec<(&'static str, String)>> {
+    let mut bad = Vec::new();
+    for name in COPIES {
+        let detail = match load_copy(disk, name)? {
+            Copy::Good(copy) if copy.store == store => continue,
+            Copy::Good(_) => "it belongs to another store".to_owned(),
+            Copy::Missing => "it is missing".to_owned(),
+            Copy::Foreign => "it is not a superblock".to_owned(),
+            Copy::Bad(detail) => detail,
+        };
+        bad.push((name, detail));
+    }
+    Ok(bad)
 }

@@ -15,11 +15,11 @@ use parking_lot::Mutex;
 use rayon::prelude::*;
 
 use super::Engine;
+use super::affected::{names_of, paths_in_snapshot};
 use super::check_roots::{Rooted, Top};
 use super::facts::path_in;
 use super::findings::Findings;
 use super::names::first_slot;
-use super::snap::{self, Tree};
 use super::types::{CheckReport, Progress};
 use crate::base::limits::CHECK_DAMAGED_MAX;
 use crate::base::{ByteLen, ChunkId, FileOff, Ino, PackId, PackOff, Result, Slot};
@@ -539,7 +539,7 @@ impl Check<'_> {
             self.wrong(ino, detail);
         }
         if !places.is_empty() {
-            for path in self.names(ino)? {
+            for path in names_of(self.view, ino)? {
                 places.iter().for_each(|at| self.suffers(*at, path.clone()));
             }
         }
@@ -554,26 +554,6 @@ impl Check<'_> {
         };
         let end = u64::from(extent.chunk_off) + u64::from(extent.len);
         Ok((end > u64::from(row.len)).then(|| "an extent exceeds its chunk".to_owned()))
-    }
-
-    /// All paths of an inode.
-    fn names(&self, ino: Ino) -> Result<Vec<String>> {
-        let (from, to) = keys::ino_range(ino);
-        let mut names = Vec::new();
-        for_each_row(self.view, Table::Link, &from, &to, &mut |key, _| {
-            let (_, dir, slot) = keys::parse_link(key)?;
-            let entry = self.view.get(Table::Dirent, &keys::dirent(dir, slot))?;
-            if let Some(entry) = entry.and_then(|row| DirentRow::decode(&row).ok()) {
-                let dir = self.path(dir);
-                let name = String::from_utf8_lossy(&entry.name);
-                names.push(format!("{}/{name}", dir.trim_end_matches('/')));
-            }
-            Ok(names.len() < crate::base::limits::PROBLEM_PATHS_MAX)
-        })?;
-        if names.is_empty() {
-            names.push(format!("inode {ino}"));
-        }
-        Ok(names)
     }
 
     /// Rows of inodes that do not exist.
@@ -646,21 +626,12 @@ impl Check<'_> {
                     .of("the root does not give the seed", Some(at(b"")));
             }
             if !self.damage.chunks.is_empty() {
-                self.affected(&tree, &row, &at);
+                paths_in_snapshot(&tree, &row, &self.damage.chunks, &mut |place, path| {
+                    self.suffers(place, at(path));
+                });
             }
         }
         Ok(())
-    }
-
-    /// Searches a snapshot for what is stored at damaged places.
-    fn affected(&self, tree: &Tree<'_>, row: &SnapshotRow, at: &dyn Fn(&[u8]) -> String) {
-        snap::for_each_id(tree, row, &mut |path, ids| {
-            let mut places: BTreeSet<Place> = BTreeSet::new();
-            places.extend(ids.iter().filter_map(|id| self.damage.chunks.get(id)));
-            for place in places {
-                self.suffers(place, at(path));
-            }
-        });
     }
 
     /// The nodes that the next snapshot will build on are known.

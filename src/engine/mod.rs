@@ -1,6 +1,7 @@
 //! POSIX semantics on top of the chunk store, with no FUSE in sight.
 
 mod acl;
+mod affected;
 mod change;
 mod check;
 mod check_roots;
@@ -18,6 +19,7 @@ mod names;
 mod open;
 mod ops;
 mod plain_seed;
+mod scrub;
 mod snap;
 mod space;
 mod types;
@@ -32,10 +34,10 @@ use parking_lot::{Mutex, RwLock};
 pub use open::{AtimePolicy, Config, InitOptions, Place};
 pub use snap::{DamagedPath, RestoreOptions, RestoreReport};
 pub use types::{
-    Allocate, Caller, Change, CheckReport, CleanOptions, CleanReport, CleanStep, DiffItem, DirItem,
-    FileFacts, FileKind, ForgetReport, Handle, KeepPolicy, NewNode, OpenHow, Problem, Progress,
-    RenameHow, Seek, SetAttr, SetTime, SnapshotInfo, SpaceUse, Stat, StatFs, Stats, WriteHow,
-    XattrMode,
+    Allocate, Caller, Change, CheckReport, CleanOptions, CleanReport, CleanStep, DamageState,
+    DiffItem, DirItem, FileFacts, FileKind, ForgetReport, Handle, KeepPolicy, NewNode, OpenHow,
+    Problem, Progress, RenameHow, ScrubDamage, ScrubOptions, ScrubReport, Seek, SetAttr, SetTime,
+    SnapshotInfo, SpaceUse, Stat, StatFs, Stats, WriteHow, XattrMode,
 };
 
 use crate::base::{Env, Error, Ino, Result};
@@ -70,6 +72,8 @@ pub struct Engine {
     /// Held while parity is made, packs are repaired or packs are removed: a repair must not bring back what cleaning
     /// removes, nor a group be made of packs that go. Taken before the commit turn; readers and writers never take it.
     parity_turn: Mutex<()>,
+    /// Held by a scrub, one at a time, throughout; nothing waits for it.
+    scrubbing: Mutex<()>,
     live: Overlays,
     inodes: InodeCache,
     handles: Handles,

@@ -281,6 +281,7 @@ impl Engine {
             store,
             parity: Arc::new(parity),
             parity_turn: Mutex::new(()),
+            scrubbing: Mutex::new(()),
             live: Overlays::new(Arc::clone(&index)),
             inodes: InodeCache::new(),
             handles: Handles::default(),
