@@ -352,3 +352,77 @@ fn manuals_and_completions_cover_every_command() {
         }
     }
 }
+
+/// Covers every pack of a store that is not open, each by a parity file of its own.
+fn cover(store: &str) {
+    use mmhfs::chunk::{PackToCover, ParityConfig, ParityPlace, ParityStore, load_superblock};
+    use mmhfs::disk::{Disk, RealDisk};
+    use mmhfs::format::{parity::ParityKind, rows::PackKind};
+    use std::sync::Arc;
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(store));
+    let id = load_superblock(disk.as_ref()).unwrap().store;
+    let place = ParityPlace::within(Arc::clone(&disk));
+    let parity = ParityStore::open(disk, place, id).unwrap();
+    for entry in fs::read_dir(Path::new(store).join("packs")).unwrap() {
+        let path = entry.unwrap().path();
+        let stem = path.file_stem().unwrap().to_str().unwrap();
+        let pack = mmhfs::base::PackId::from_raw(u64::from_str_radix(stem, 16).unwrap());
+        if parity.covering(pack).is_some() {
+            continue;
+        }
+        let log = path.extension().is_some_and(|e| e == "log");
+        let kind = if log { PackKind::Log } else { PackKind::Data };
+        let cover = PackToCover {
+            pack,
+            kind,
+            digest: None,
+        };
+        let config = ParityConfig::default();
+        parity
+            .encode(ParityKind::Single, &[cover], &config)
+            .unwrap();
+    }
+}
+
+#[test]
+fn scrub_says_by_its_exit_code_what_it_found() {
+    let (world, _) = World::with_snapshot();
+    let store = world.store();
+    let clean = json(&ok(&["--json", "scrub", &store]));
+    assert_eq!(
+        names(&clean),
+        [
+            "bytes",
+            "damaged",
+            "damaged_more",
+            "finished",
+            "left",
+            "packs",
+            "parity_files",
+            "quarantined",
+            "repaired",
+            "unprotected"
+        ]
+    );
+    cover(&store);
+    let pack = world.packs().first().unwrap().clone();
+    let good = fs::read(&pack).unwrap();
+    let mut bytes = good.clone();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&pack, &bytes).unwrap();
+    let found = mmhfs(&["--json", "scrub", &store]);
+    assert_eq!(found.status.code(), Some(5), "{found:?}");
+    let facts = json(&String::from_utf8(found.stdout).unwrap());
+    let damage = &facts["damaged"][0];
+    assert_eq!(
+        names(damage),
+        ["detail", "file", "paths", "paths_more", "ranges", "state"]
+    );
+    assert_eq!(damage["state"], "repairable");
+    let repaired = mmhfs(&["scrub", &store, "--repair", "--rate", "100M/s"]);
+    assert_eq!(repaired.status.code(), Some(21), "{repaired:?}");
+    assert!(fs::read(&pack).unwrap() == good);
+    let text = ok(&["scrub", &store, "--restart"]);
+    assert!(text.contains("scrubbed"), "{text}");
+    fails(2, &["scrub", &store, "--rate", "fast"]);
+}

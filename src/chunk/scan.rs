@@ -175,7 +175,8 @@ impl Scan<'_> {
             log_end = (self.report.records, walk.lsn, walk.chain);
         }
         match (sealed, footer, header) {
-            (Some(at), Some(found), Some(_)) => {
+            // With damage before it, that the footer says something else is no damage of its own.
+            (Some(at), Some(found), Some(_)) if self.report.problems == 0 => {
                 self.compare(files, at.raw(), kind, &found, log_end)
             }
             (None, _, _) => {
