@@ -175,7 +175,9 @@ impl Check<'_> {
         let store = &self.engine.store;
         let report = store.scan_pack(id, row.copied(), &mut |scanned| {
             let off = match scanned {
-                Scanned::Frame { off, len, chunks } => {
+                Scanned::Frame {
+                    off, len, chunks, ..
+                } => {
                     sound.insert(off.raw());
                     self.found.frames.fetch_add(1, Ordering::Relaxed);
                     confirmed += self.confirmed((id, off, len), &chunks, damage)?;

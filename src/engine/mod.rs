@@ -19,6 +19,7 @@ mod names;
 mod open;
 mod ops;
 mod plain_seed;
+mod salvage;
 mod scrub;
 mod snap;
 mod space;
@@ -32,6 +33,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 pub use open::{AtimePolicy, Config, InitOptions, Place};
+pub use salvage::{SalvageOptions, SalvageReport};
 pub use snap::{DamagedPath, RestoreOptions, RestoreReport};
 pub use types::{
     Allocate, Caller, Change, CheckReport, CleanOptions, CleanReport, CleanStep, DamageState,

@@ -135,7 +135,7 @@ impl std::fmt::Debug for Place {
 }
 
 /// The index as the chunk store sees it.
-struct Lookup(Arc<Index>);
+pub(super) struct Lookup(pub(super) Arc<Index>);
 
 impl ChunkLookup for Lookup {
     fn chunk(&self, id: &ChunkId) -> Result<Option<ChunkRow>> {

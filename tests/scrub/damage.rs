@@ -180,8 +180,9 @@ fn without_parity_damage_is_named_and_left() {
         assert_eq!((name, state), (&*name_of(path), DamageState::Unprotected));
         let ranges = &found.damaged[0].ranges;
         assert_eq!(ranges.first().unwrap().start, at as u64, "{ranges:?}");
-        assert!(ranges[0].end < whole.len() as u64);
+        // In the log what follows a damaged frame up to the next one is in doubt: the record vouches for all of it.
         if path.extension().is_some_and(|e| e == "dat") {
+            assert!(ranges[0].end < whole.len() as u64);
             assert!(!found.damaged[0].paths.is_empty(), "{:#?}", found.damaged);
         }
         fs::write(path, whole).unwrap();
