@@ -133,6 +133,15 @@ pub enum Error {
         /// Where it should be.
         path: PathBuf,
     },
+    /// Damage that a parity file covers, in a store that may not be changed.
+    #[error("{source}; parity may bring it back: run `mmhfs scrub --repair {}`", store.display())]
+    Repairable {
+        /// The store.
+        store: PathBuf,
+        /// The damage.
+        #[source]
+        source: Box<Error>,
+    },
     /// A pack file is shorter than the log says.
     #[error(
         "pack file {path} is truncated: {found_bytes} bytes, {expected_bytes} expected; nothing was changed"
@@ -292,7 +301,7 @@ impl Error {
     /// Whether the error says that stored bytes are damaged or gone.
     #[must_use]
     pub fn is_damage(&self) -> bool {
-        if let Self::InFile { source, .. } = self {
+        if let Self::InFile { source, .. } | Self::Repairable { source, .. } = self {
             return source.is_damage();
         }
         matches!(

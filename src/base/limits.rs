@@ -86,6 +86,24 @@ pub const PARITY_SYMBOLS_MAX: u64 = 8 << 20;
 pub const PARITY_PERCENT_DEFAULT: u8 = 7;
 /// Bytes of source blocks that encoding and repair hold at a time, default.
 pub const PARITY_MEMORY_DEFAULT: usize = 128 << 20;
+/// Part of the memory budget that making parity in the background and repair may take for source blocks.
+pub const PARITY_MEMORY_SHARE: u64 = 8;
+/// The shortest pack of a group has at least so many percent of the longest one's length.
+pub const PARITY_GROUP_LEN_PERCENT_MIN: u64 = 75;
+/// Room that making parity in the background leaves on the disk: it must not be what makes a write fail.
+pub const PARITY_ROOM_MIN: u64 = 32 << 20;
+/// Packs that may fail to be encoded, for another reason than damage, before a pass ends.
+pub const PARITY_FAILURES_MAX: usize = 8;
+/// Milliseconds after which parity is looked at without being asked for.
+pub const PARITY_INTERVAL_MS: u64 = 60_000;
+/// Milliseconds without a commit after which the open packs are sealed, so that they get parity ...
+pub const IDLE_SEAL_MS: u64 = 60_000;
+/// ... if they hold so many bytes.
+pub const IDLE_SEAL_LEN_MIN: u64 = 1 << 20;
+/// Milliseconds after which open packs are sealed whatever happens.
+pub const OPEN_PACK_AGE_MS_MAX: u64 = 3_600_000;
+/// Most packs that one opening of a store brings back from parity.
+pub const OPEN_REPAIRS_MAX: usize = 256;
 /// Most plans for encoding that are kept, one for each count of source symbols; a large one takes a few MiB.
 pub const PARITY_PLANS_MAX: usize = 8;
 /// Most bytes that a read of damaged bytes may ask for at a time: a frame of the largest size, rounded up.
@@ -235,4 +253,5 @@ const _: () = assert!((RECORD_PAYLOAD_MAX as u64) < PACK_CAPACITY_MIN);
 const _: () = assert!(PARITY_BLOCK_SYMBOLS <= PARITY_BLOCK_SYMBOLS_MAX);
 const _: () = assert!(PARITY_GROUP_PACKS <= PARITY_MEMBERS_MAX);
 const _: () = assert!(FRAME_RAW_LEN_MAX < PARITY_RANGE_LEN_MAX);
+const _: () = assert!(PARITY_GROUP_LEN_PERCENT_MIN <= 100);
 const _: () = assert!(DIRTY_START_LEN < DIRTY_WAIT_LEN);

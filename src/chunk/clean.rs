@@ -135,29 +135,33 @@ impl ChunkStore {
         sealed
     }
 
-    /// Reads the frame of a chunk from the disk and verifies all of it.
+    /// Reads the frame of a chunk from the disk, or computes it from parity, and verifies all of it. Its pack is one that
+    /// nobody else removes.
     ///
     /// # Errors
     /// As [`ChunkStore::get`]; the frame is then known to be damaged.
     pub fn read_frame(&self, row: &ChunkRow) -> Result<MovingFrame> {
-        let read = self.read_whole(row);
+        let len = usize::try_from(row.frame_len).unwrap_or(usize::MAX);
+        let healer = &self.reader.healer;
+        let decode = |bytes: &[u8]| self.decode_whole(row, bytes);
+        let read = self
+            .files
+            .read(row.pack, row.frame, len.min(FRAME_LEN_MAX))
+            .and_then(|bytes| decode(&bytes))
+            .or_else(|error| healer.heal(row, error, &|| Ok(true), &decode));
         if read.is_err() {
-            self.reader.note_damage((row.pack, row.frame));
+            healer.note_damage((row.pack, row.frame), row.frame_len);
         }
         read
     }
 
-    fn read_whole(&self, row: &ChunkRow) -> Result<MovingFrame> {
+    fn decode_whole(&self, row: &ChunkRow, bytes: &[u8]) -> Result<MovingFrame> {
         let at = Address {
             store: self.superblock.store,
             pack: row.pack,
             off: row.frame,
         };
-        let len = usize::try_from(row.frame_len).unwrap_or(usize::MAX);
-        let bytes = self
-            .files
-            .read(row.pack, row.frame, len.min(FRAME_LEN_MAX))?;
-        let (frame, head, payload) = DecodedFrame::decode_whole(&bytes, &at)?;
+        let (frame, head, payload) = DecodedFrame::decode_whole(bytes, &at)?;
         frame.verify_all(&at)?;
         Ok(MovingFrame {
             head,
@@ -229,7 +233,8 @@ impl ChunkStore {
         for id in ids {
             assert!(!open.contains(id), "a pack that is written to is removed");
             bytes = bytes.saturating_add(self.files.remove(*id)?);
-            self.reader.forget_damage(*id);
+            self.reader.healer.forget(*id);
+            self.writer.lock().forget_sealed(*id);
         }
         *self.closed_len.lock() = None;
         self.files.disk().sync_dir(PACKS)?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
@@ -74,6 +75,8 @@ pub(super) struct PackFiles {
     disk: Arc<dyn Disk>,
     kinds: RwLock<BTreeMap<PackId, PackKind>>,
     open: Mutex<LruCache<PackId, Arc<dyn DiskFile>>>,
+    /// Counts packs whose file was replaced; changed under `open`.
+    replaced: AtomicU64,
 }
 
 impl PackFiles {
@@ -85,6 +88,7 @@ impl PackFiles {
             disk,
             kinds,
             open: Mutex::new(LruCache::new(bound)),
+            replaced: AtomicU64::new(0),
         })
     }
 
@@ -127,9 +131,16 @@ impl PackFiles {
         }
     }
 
+    /// Whether a pack is part of the store.
+    pub(super) fn holds(&self, id: PackId) -> bool {
+        self.kinds.read().contains_key(&id)
+    }
+
     /// Lets the next reader of a pack open its file anew: another one has taken its name.
     pub(super) fn reopen(&self, id: PackId) {
-        self.open.lock().pop(&id);
+        let mut open = self.open.lock();
+        self.replaced.fetch_add(1, Ordering::AcqRel);
+        open.pop(&id);
     }
 
     /// Makes a pack known that has come back.
@@ -166,13 +177,16 @@ impl PackFiles {
             return Ok(Arc::clone(file));
         }
         let kind = self.kind(id)?;
+        let replaced = self.replaced.load(Ordering::Acquire);
         let file = match self.disk.open(&pack_name(id, kind), Access::Read) {
             Err(Error::NotFound) => return Err(self.missing(id, kind)),
             other => other?,
         };
         let mut open = self.open.lock();
-        // One that was removed meanwhile must not be kept open: its space would not come back.
-        if self.kinds.read().contains_key(&id) {
+        // One that was removed meanwhile must not be kept open: its space would not come back. Nor one that was
+        // replaced: it is the damaged one.
+        let same = self.replaced.load(Ordering::Acquire) == replaced;
+        if same && self.kinds.read().contains_key(&id) {
             open.put(id, Arc::clone(&file));
         }
         Ok(file)

@@ -52,7 +52,7 @@ impl ChunkStore {
         let disk = self.files.disk();
         for (name, _) in bad_superblocks(disk.as_ref(), self.superblock.store)? {
             put_aside(disk.as_ref(), name)?;
-            save_superblock_copy(disk, writer.superblock(), name)?;
+            save_superblock_copy(disk.as_ref(), writer.superblock(), name)?;
         }
         Ok(())
     }
@@ -88,12 +88,9 @@ impl ChunkStore {
         Ok(false)
     }
 
-    /// Lets readers use the file of a pack that was repaired: the open one is the damaged one, and what is known of
-    /// its damage is no longer true.
-    pub fn note_repaired(&self, pack: PackId, kind: PackKind) {
+    /// Makes a pack known that was missing and is there again.
+    pub fn note_pack_back(&self, pack: PackId, kind: PackKind) {
         self.files.note(pack, kind);
-        self.files.reopen(pack);
-        self.reader.forget_damage(pack);
         *self.closed_len.lock() = None;
     }
 

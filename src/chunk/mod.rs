@@ -10,7 +10,10 @@ mod checkpoint;
 mod chunker;
 mod clean;
 mod files;
+mod finished;
+mod heal;
 mod live;
+mod log_end;
 mod mend;
 mod pack;
 mod parity;
@@ -41,7 +44,9 @@ pub use checkpoint::{
 pub use chunker::cut;
 pub use clean::MovingFrame;
 pub use files::pack_name;
+pub use heal::{HealStats, Signal};
 pub use live::LiveSet;
+pub use log_end::damaged_pack;
 pub use mend::BadFile;
 pub use parity::{Cover, PARITY_DIR, ParityConfig, ParityPlace, ParityStore, UnreadableParity};
 pub use parity_check::{ParityCheck, ParityRepair};
@@ -54,7 +59,7 @@ pub use salvage_disk::SalvageDisk;
 pub use scan::{ScanReport, Scanned};
 pub use settle::settle_log;
 pub use store::ChunkStore;
-pub use superblocks::load_superblock;
+pub use superblocks::{load_superblock, mend_superblock};
 pub use types::{
     ChunkBytes, ChunkLookup, Committed, Durable, PackInfo, PutKind, StoreConfig, Watermark,
 };

@@ -4,8 +4,9 @@
 //! takes the place of the files of its packs: those are removed only once it is durable, so that a crash at
 //! any point leaves each pack with one or the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -106,6 +107,8 @@ struct Known {
     files: BTreeMap<ParityId, Arc<ParityHeader>>,
     unreadable: Vec<UnreadableParity>,
     next: ParityId,
+    /// Packs of these files that are no part of the store any more: no repair brings them back.
+    gone: BTreeSet<PackId>,
 }
 
 /// The parity files of a store.
@@ -118,6 +121,7 @@ pub struct ParityStore {
     pub(super) plans: Plans,
     pub(super) repairs: Mutex<()>,
     known: RwLock<Known>,
+    interrupted: AtomicBool,
 }
 
 impl ParityStore {
@@ -136,6 +140,7 @@ impl ParityStore {
             files: BTreeMap::new(),
             unreadable: Vec::new(),
             next: ParityId::from_raw(1),
+            gone: BTreeSet::new(),
         };
         for parity in names.iter().filter_map(|name| parse_name(name)) {
             known.next = known.next.max(parity.next());
@@ -156,6 +161,7 @@ impl ParityStore {
             plans: Plans::new(),
             repairs: Mutex::new(()),
             known: RwLock::new(known),
+            interrupted: AtomicBool::new(false),
         })
     }
 
@@ -180,6 +186,12 @@ impl ParityStore {
     /// The parity file that a pack is best repaired from: its group's before its own, the newest before older ones.
     #[must_use]
     pub fn covering(&self, pack: PackId) -> Option<Cover> {
+        self.covers(pack).into_iter().next()
+    }
+
+    /// All parity files that cover a pack, the best first: see [`ParityStore::covering`].
+    #[must_use]
+    pub fn covers(&self, pack: PackId) -> Vec<Cover> {
         let known = self.known.read();
         let cover = |header: &Arc<ParityHeader>| {
             let member = header.members().get(header.member_of(pack)?)?;
@@ -189,8 +201,37 @@ impl ParityStore {
                 member: member.clone(),
             })
         };
-        let covers = known.files.values().filter_map(cover);
-        covers.max_by_key(|cover| (cover.kind, cover.parity))
+        let mut covers: Vec<Cover> = known.files.values().filter_map(cover).collect();
+        covers.sort_by_key(|cover| std::cmp::Reverse((cover.kind, cover.parity)));
+        covers
+    }
+
+    /// Notes that packs are no part of the store any more. No repair brings them back, also not one of their group.
+    pub fn note_gone(&self, packs: impl IntoIterator<Item = PackId>) {
+        let mut known = self.known.write();
+        let Known { files, gone, .. } = &mut *known;
+        gone.extend(packs);
+        // Those that no file covers cannot be brought back anyway: the set stays as small as the tables.
+        gone.retain(|pack| files.values().any(|file| file.member_of(*pack).is_some()));
+    }
+
+    /// Whether a pack was noted as no part of the store any more.
+    #[must_use]
+    pub fn is_gone(&self, pack: PackId) -> bool {
+        self.known.read().gone.contains(&pack)
+    }
+
+    /// Lets what is being encoded or rebuilt end soon, with [`Error::Busy`]; `false` allows it again.
+    pub fn interrupt(&self, yes: bool) {
+        self.interrupted.store(yes, Ordering::Release);
+    }
+
+    /// Fails if the work is to end.
+    pub(super) fn check_interrupted(&self) -> Result<()> {
+        if self.interrupted.load(Ordering::Acquire) {
+            return Err(Error::Busy("work on parity was interrupted"));
+        }
+        Ok(())
     }
 
     /// Those of `packs` that no parity file covers.

@@ -224,6 +224,7 @@ impl ParityStore {
     }
 
     fn survey_pack(&self, pack: &PackToCover) -> Result<Surveyed> {
+        self.check_interrupted()?;
         let name = pack_name(pack.pack, pack.kind);
         let file = match self.packs.open(&name, Access::Read) {
             Err(Error::NotFound) => {
@@ -308,7 +309,8 @@ impl ParityStore {
         let mut first = 0;
         while first < header.shape().block_count {
             let count = width.held.min(header.shape().block_count - first);
-            let mut blocks = group.load(first, count);
+            self.check_interrupted()?;
+            let mut blocks = group.load(first, count, config.threads);
             let mut encoded = Vec::with_capacity(blocks.len());
             for some in blocks.chunks_mut(width.busy) {
                 let made: Result<Vec<Vec<Vec<u8>>>> = some

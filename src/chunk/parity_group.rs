@@ -285,8 +285,11 @@ impl Group {
         self.table.accepts(self.header.source_entry(at), symbol)
     }
 
-    /// Reads consecutive blocks: one read per row of each pack, the packs in parallel. Nothing is checked yet.
-    pub(super) fn load(&self, first: u32, count: u32) -> Vec<Block> {
+    /// Reads consecutive blocks: one read per row of each pack, with more than one thread the packs in parallel.
+    /// Nothing is checked yet.
+    ///
+    /// With one thread no pool is asked: a read that heals may run where others wait for it.
+    pub(super) fn load(&self, first: u32, count: u32, threads: usize) -> Vec<Block> {
         let mut blocks: Vec<Block> = (first..first.saturating_add(count))
             .map(|block| Block {
                 block,
@@ -314,9 +317,12 @@ impl Group {
             }
         }
         let parts: Vec<_> = parts.into_iter().enumerate().collect();
-        parts
-            .into_par_iter()
-            .for_each(|(member, part)| self.load_member(member, first, part));
+        let load = |(member, part)| self.load_member(member, first, part);
+        if threads > 1 {
+            parts.into_par_iter().for_each(load);
+        } else {
+            parts.into_iter().for_each(load);
+        }
         blocks
     }
 

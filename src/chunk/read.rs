@@ -1,17 +1,16 @@
-//! Reads frames: one read, its checksum with its address, its decoding, the digest of each chunk asked for.
+//! Reads frames: one read, its checksum with its address, its decoding, the digest of each chunk asked for. What the
+//! disk does not give any more comes from parity (`heal`).
 
-use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
-
-use super::cache::{FrameCache, FrameKey, Weighed};
+use super::cache::{FrameCache, Weighed};
 use super::files::PackFiles;
+use super::heal::Healer;
 use super::types::ChunkBytes;
-use crate::base::limits::{DAMAGED_FRAMES_MAX, PREFETCH_FRAMES_MAX};
-use crate::base::{ChunkId, Error, PackId, Result, Site, StoreId, Verified};
+use crate::base::limits::PREFETCH_FRAMES_MAX;
+use crate::base::{ChunkId, Error, Result, Site, StoreId, Verified};
 use crate::codec::decompress;
 use crate::format::frame::{Address, FRAME_LEN_MAX, FrameHead, FrameKind, decode_frame};
 use crate::format::rows::ChunkRow;
@@ -161,23 +160,29 @@ fn corrupt(what: &'static str, at: &Address, error: Error) -> Error {
 }
 
 /// The reading half of a store.
-///
-/// Locks: `damaged` guards only its set and is not held across a disk wait.
 pub(super) struct Reader {
     store: StoreId,
     files: Arc<PackFiles>,
     cache: FrameCache<DecodedFrame>,
-    damaged: Mutex<HashSet<FrameKey>>,
+    pub(super) healer: Healer,
     in_flight: AtomicUsize,
 }
 
+/// Asks whether a row still is what the index says.
+pub(super) type IsCurrent<'a> = &'a dyn Fn() -> Result<bool>;
+
 impl Reader {
-    pub(super) fn new(store: StoreId, files: Arc<PackFiles>, cache_len: usize) -> Self {
+    pub(super) fn new(
+        store: StoreId,
+        files: Arc<PackFiles>,
+        cache_len: usize,
+        healer: Healer,
+    ) -> Self {
         Self {
             store,
             files,
             cache: FrameCache::new(cache_len),
-            damaged: Mutex::new(HashSet::new()),
+            healer,
             in_flight: AtomicUsize::new(0),
         }
     }
@@ -204,43 +209,37 @@ impl Reader {
         DecodedFrame::decode(&bytes, &at).map(|(frame, _)| frame)
     }
 
+    /// As [`Reader::load`], from parity if need be. Within the cache's flight: others who want the frame wait for it.
+    fn load_healed(&self, row: &ChunkRow, is_current: IsCurrent<'_>) -> Result<DecodedFrame> {
+        let decode =
+            |bytes: &[u8]| DecodedFrame::decode(bytes, &self.address(row)).map(|(frame, _)| frame);
+        self.load(row)
+            .or_else(|error| self.healer.heal(row, error, is_current, &decode))
+    }
+
     /// The bytes of a chunk whose row is given. An error is not yet known as damage: the row may be out of date.
-    pub(super) fn chunk(&self, id: &ChunkId, row: &ChunkRow) -> Result<Verified<ChunkBytes>> {
+    pub(super) fn chunk(
+        &self,
+        id: &ChunkId,
+        row: &ChunkRow,
+        is_current: IsCurrent<'_>,
+    ) -> Result<Verified<ChunkBytes>> {
+        let key = (row.pack, row.frame);
+        self.cache
+            .get(key, || self.load_healed(row, is_current))
+            .and_then(|frame| frame.chunk(id, row, &self.address(row)))
+    }
+
+    /// As [`Reader::chunk`], from the disk or from memory only.
+    pub(super) fn chunk_on_disk(
+        &self,
+        id: &ChunkId,
+        row: &ChunkRow,
+    ) -> Result<Verified<ChunkBytes>> {
         let key = (row.pack, row.frame);
         self.cache
             .get(key, || self.load(row))
             .and_then(|frame| frame.chunk(id, row, &self.address(row)))
-    }
-
-    /// Forgets the damage in a pack that is gone.
-    pub(super) fn forget_damage(&self, pack: PackId) {
-        self.damaged.lock().retain(|(of, _)| *of != pack);
-    }
-
-    /// Remembers that a frame cannot be read.
-    pub(super) fn note_damage(&self, key: FrameKey) {
-        let mut damaged = self.damaged.lock();
-        if damaged.len() < DAMAGED_FRAMES_MAX {
-            damaged.insert(key);
-        }
-    }
-
-    /// Whether a chunk in this frame may be used instead of storing it again.
-    pub(super) fn is_trusted(&self, row: &ChunkRow) -> bool {
-        let damaged = self.damaged.lock();
-        // With so much damage that it cannot be remembered nothing is trusted.
-        damaged.len() < DAMAGED_FRAMES_MAX && !damaged.contains(&(row.pack, row.frame))
-    }
-
-    /// The frames that could not be read since the store was opened.
-    pub(super) fn damaged(&self) -> Vec<Site> {
-        let damaged = self.damaged.lock();
-        let mut sites: Vec<Site> = damaged
-            .iter()
-            .map(|&(pack, off)| Site { pack, off })
-            .collect();
-        sites.sort_unstable_by_key(|site| (site.pack, site.off));
-        sites
     }
 
     /// Whether the frame is decoded in memory.
@@ -256,7 +255,8 @@ impl Reader {
             .is_ok()
     }
 
-    /// Reads a frame ahead and gives the place back. An error shows when the frame is asked for.
+    /// Reads a frame ahead and gives the place back. An error shows when the frame is asked for, and only then it is
+    /// healed.
     pub(super) fn warm(&self, row: &ChunkRow) {
         let _ = self.cache.get((row.pack, row.frame), || self.load(row));
         self.in_flight.fetch_sub(1, Ordering::AcqRel);

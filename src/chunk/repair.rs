@@ -17,12 +17,13 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::files::{PACKS, pack_name, parse_name};
+use super::log_end::digest_of;
 use super::parity::{ParityConfig, ParityStore};
 use super::parity_group::{Block, Group, RUN_LEN, remove_if_there};
 use crate::base::limits::{PARITY_RANGE_LEN_MAX, QUARANTINE_FILES_MAX};
 use crate::base::{Digest, Error, PackId, PackOff, ParityId, Result, Site};
 use crate::disk::DiskFile;
-use crate::format::parity::{Member, SourceAt, SymbolAt};
+use crate::format::parity::{Member, ParityHeader, SourceAt, SymbolAt};
 use crate::hash::{Checksum, SpanHasher};
 
 /// The directory of damaged packs within a store.
@@ -146,6 +147,7 @@ impl ParityStore {
     /// packs of the group that turn out to be damaged on the way are rewritten as well.
     ///
     /// One repair runs at a time. Whoever has a rewritten pack open holds the damaged file: it must be opened anew.
+    /// Packs that were noted as gone ([`ParityStore::note_gone`]) are left gone.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a parity file or pack that is not known; [`Error::NoSpace`], [`Error::Io`] while writing;
@@ -156,14 +158,43 @@ impl ParityStore {
         suspects: &[PackId],
         config: &ParityConfig,
     ) -> Result<RepairOutcome> {
+        self.reconstruct_where(parity, suspects, config, &|pack| !self.is_gone(pack))
+    }
+
+    /// As [`ParityStore::reconstruct`], but of the other packs of the group none is rewritten: while it is not known
+    /// which of them are part of the store.
+    ///
+    /// # Errors
+    /// As [`ParityStore::reconstruct`].
+    pub fn reconstruct_only(
+        &self,
+        parity: ParityId,
+        suspects: &[PackId],
+        config: &ParityConfig,
+    ) -> Result<RepairOutcome> {
+        self.reconstruct_where(parity, suspects, config, &|pack| suspects.contains(&pack))
+    }
+
+    fn reconstruct_where(
+        &self,
+        parity: ParityId,
+        suspects: &[PackId],
+        config: &ParityConfig,
+        may_rewrite: &dyn Fn(PackId) -> bool,
+    ) -> Result<RepairOutcome> {
         let header = self.header(parity);
         let header = header.ok_or(Error::Invalid("no parity file has this number"))?;
         let _one_at_a_time = self.repairs.lock();
         self.finish_repairs_locked()?;
         let of = |pack: &PackId| header.member_of(*pack);
-        let suspects: Option<BTreeSet<usize>> = suspects.iter().map(of).collect();
+        let wanted = suspects.iter().filter(|pack| may_rewrite(**pack));
+        let suspects: Option<BTreeSet<usize>> = wanted.map(of).collect();
         let mut suspects =
             suspects.ok_or(Error::Invalid("the parity file does not cover the pack"))?;
+        let may = |member: &usize| {
+            let member = header.members().get(*member);
+            member.is_some_and(|member| may_rewrite(member.pack))
+        };
         let (mut seen, mut repaired, mut lost) = (BTreeSet::new(), Vec::new(), Vec::new());
         while !suspects.is_empty() {
             let group = self.open_group(Arc::clone(&header));
@@ -172,7 +203,8 @@ impl ParityStore {
             repaired.extend(pass.repaired);
             lost.extend(pass.lost);
             lost.retain(|lost: &LostRange| !pass.clean.contains(&lost.pack));
-            suspects = pass.others.difference(&seen).copied().collect();
+            let others = pass.others.difference(&seen).copied();
+            suspects = others.filter(may).collect();
         }
         let lost = join_lost(lost);
         Ok(match (repaired.is_empty(), lost.is_empty()) {
@@ -256,7 +288,9 @@ impl ParityStore {
             let run = affected.iter().skip(from).take_while(|hit| **hit).count();
             let count = u32::try_from(run).unwrap_or(u32::MAX).min(width.held);
             let start = u32::try_from(from).unwrap_or(u32::MAX);
-            for some in group.load(start, count).chunks_mut(width.busy) {
+            self.check_interrupted()?;
+            let mut blocks = group.load(start, count, config.threads);
+            for some in blocks.chunks_mut(width.busy) {
                 let whole: Result<Vec<bool>> = some
                     .par_iter_mut()
                     .map(|block| {
@@ -397,11 +431,27 @@ impl ParityStore {
         off: PackOff,
         len: usize,
     ) -> Result<RangeOutcome> {
-        let cover = self.covering(pack);
-        let header = cover.and_then(|cover| self.header(cover.parity));
-        let Some(header) = header else {
-            return Ok(RangeOutcome::Unprotected);
-        };
+        let mut outcome = RangeOutcome::Unprotected;
+        for cover in self.covers(pack) {
+            let Some(header) = self.header(cover.parity) else {
+                continue;
+            };
+            let found = self.range_from(header, pack, off, len)?;
+            if matches!(found, RangeOutcome::Bytes(_)) {
+                return Ok(found);
+            }
+            outcome = found;
+        }
+        Ok(outcome)
+    }
+
+    fn range_from(
+        &self,
+        header: Arc<ParityHeader>,
+        pack: PackId,
+        off: PackOff,
+        len: usize,
+    ) -> Result<RangeOutcome> {
         let member = header.member_of(pack).unwrap_or(0);
         let pack_len = header.members().get(member).map_or(0, |m| m.len.raw());
         let end = off.raw().saturating_add(len as u64);
@@ -447,7 +497,7 @@ fn repair_run(group: &Group, first: SymbolAt, buf: &mut [u8]) -> Result<Vec<Lost
         let Some((at, _)) = same.first() else {
             continue;
         };
-        for block in &mut group.load(at.block, 1) {
+        for block in &mut group.load(at.block, 1, 1) {
             group.check(block);
             let whole = group.recover(block)?;
             for (at, n) in same {
@@ -537,18 +587,8 @@ fn copy_good(group: &Group, rebuild: &Rebuild) -> Result<()> {
 
 /// Reads a rebuilt pack back and compares its length and digest.
 fn verify(file: &dyn DiskFile, member: &Member) -> Result<()> {
-    let mut whole = SpanHasher::new(Checksum::Pack);
-    let mut buf = vec![0; RUN_LEN];
-    let mut off = 0;
-    loop {
-        let found = file.read_at(PackOff::from_raw(off), &mut buf)?;
-        if found == 0 {
-            break;
-        }
-        whole.update(buf.get(..found).unwrap_or_default());
-        off += found as u64;
-    }
-    if off == member.len.raw() && Digest::from_raw(whole.finish()) == member.digest {
+    let (digest, len) = digest_of(file)?;
+    if len == member.len && digest == member.digest {
         return Ok(());
     }
     Err(Error::Corrupt {

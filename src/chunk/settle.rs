@@ -5,10 +5,12 @@
 //! record counted as durable; a loss of power then took it, with everything that came after. So the bytes are written
 //! again, as they are: that makes them dirty, and only then does a sync mean something.
 
+use std::ops::Range;
+
 use super::files::{PACKS, list_packs, pack_name, read_exactly};
 use super::replay::sealed_at;
 use crate::base::{PackOff, Result};
-use crate::disk::{Access, Disk};
+use crate::disk::{Access, Disk, DiskFile};
 use crate::format::rows::PackKind;
 use crate::format::superblock::Superblock;
 
@@ -35,16 +37,7 @@ pub fn settle_log(disk: &dyn Disk, superblock: &Superblock) -> Result<()> {
         if sealed_at(file.as_ref(), end, &path)?.is_some() {
             return Ok(());
         }
-        let mut at = 0;
-        while at < end {
-            let len = STEP_LEN.min(end - at);
-            let off = PackOff::from_raw(at);
-            let count = usize::try_from(len).unwrap_or(usize::MAX);
-            let bytes = read_exactly(file.as_ref(), off, count, || path.clone())?;
-            file.write_at(off, &bytes)?;
-            at += len;
-        }
-        file.sync_data()?;
+        write_again(disk, &name, file.as_ref(), 0..end)?;
         if id <= superblock.pack_high_water {
             return Ok(());
         }
@@ -53,4 +46,23 @@ pub fn settle_log(disk: &dyn Disk, superblock: &Superblock) -> Result<()> {
         disk.sync_dir(PACKS)?;
     }
     Ok(())
+}
+
+/// Writes bytes of a file again, as they are, and syncs it.
+pub(super) fn write_again(
+    disk: &dyn Disk,
+    name: &str,
+    file: &dyn DiskFile,
+    range: Range<u64>,
+) -> Result<()> {
+    let mut at = range.start;
+    while at < range.end {
+        let len = STEP_LEN.min(range.end - at);
+        let off = PackOff::from_raw(at);
+        let count = usize::try_from(len).unwrap_or(usize::MAX);
+        let bytes = read_exactly(file, off, count, || disk.path(name))?;
+        file.write_at(off, &bytes)?;
+        at += len;
+    }
+    file.sync_data()
 }

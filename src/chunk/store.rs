@@ -7,6 +7,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::batch::{Batch, PackedFrame, RawFrame, Turn, compress_frames, hash_pieces};
 use super::files::{PackFiles, pack_name};
+use super::heal::Healer;
 use super::live::LiveSet;
 use super::read::Reader;
 use super::replay::{LogTail, sealed_at};
@@ -27,7 +28,7 @@ use crate::format::superblock::Superblock;
 pub struct ChunkStore {
     pub(super) superblock: Superblock,
     pub(super) files: Arc<PackFiles>,
-    lookup: Arc<dyn ChunkLookup>,
+    pub(super) lookup: Arc<dyn ChunkLookup>,
     pub(super) config: StoreConfig,
     pub(super) reader: Reader,
     pub(super) writer: Mutex<Writer>,
@@ -62,7 +63,13 @@ impl ChunkStore {
         config: StoreConfig,
     ) -> Result<Arc<Self>> {
         let files = Arc::new(PackFiles::new(disk)?);
-        let reader = Reader::new(superblock.store, Arc::clone(&files), config.cache_len);
+        let healer = Healer::new(config.parity.clone(), config.read_only);
+        let reader = Reader::new(
+            superblock.store,
+            Arc::clone(&files),
+            config.cache_len,
+            healer,
+        );
         let writer = Writer::new(
             Arc::clone(&files),
             superblock.clone(),
@@ -158,7 +165,8 @@ impl ChunkStore {
     ) -> Result<()> {
         let known = |id: &ChunkId| {
             let row = self.lookup.chunk(id)?;
-            Ok(row.is_some_and(|row| self.reader.is_trusted(&row)))
+            let trusted = |row: ChunkRow| self.reader.healer.is_trusted((row.pack, row.frame));
+            Ok(row.is_some_and(trusted))
         };
         let mut rest = pieces;
         while !rest.is_empty() {
@@ -237,7 +245,8 @@ impl ChunkStore {
 
     /// The bytes of a chunk or node (I3).
     ///
-    /// Costs a lookup, and on a miss of the cache one read; concurrent readers of a frame decode it once.
+    /// Costs a lookup, and on a miss of the cache one read; concurrent readers of a frame decode it once. A frame that the
+    /// disk does not give any more is computed from parity, if it can be.
     ///
     /// # Errors
     /// [`Error::ChunkUnknown`], [`Error::Corrupt`], [`Error::PackMissing`], [`Error::PackTruncated`], [`Error::Io`];
@@ -247,7 +256,8 @@ impl ChunkStore {
         let mut row = self.lookup.chunk(id)?.ok_or_else(unknown)?;
         let mut tries = 1;
         loop {
-            let error = match self.reader.chunk(id, &row) {
+            let is_current = || Ok(self.lookup.chunk(id)? == Some(row));
+            let error = match self.reader.chunk(id, &row, &is_current) {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) => error,
             };
@@ -255,7 +265,8 @@ impl ChunkStore {
             match self.lookup.chunk(id)? {
                 Some(now) if now != row && tries < LOOKUPS_MAX => row = now,
                 _ => {
-                    self.reader.note_damage((row.pack, row.frame));
+                    let key = (row.pack, row.frame);
+                    self.reader.healer.note_damage(key, row.frame_len);
                     return Err(error);
                 }
             }
@@ -263,12 +274,12 @@ impl ChunkStore {
         }
     }
 
-    /// As [`ChunkStore::get`], with a row that the caller has.
+    /// As [`ChunkStore::get`], with a row that the caller has, and without parity: for who looks for damage.
     ///
     /// # Errors
     /// As [`ChunkStore::get`].
     pub fn get_at(&self, id: &ChunkId, row: &ChunkRow) -> Result<Verified<ChunkBytes>> {
-        self.reader.chunk(id, row)
+        self.reader.chunk_on_disk(id, row)
     }
 
     /// Decodes chunks that will be asked for soon, in the background; a hint that may be ignored.
@@ -293,7 +304,7 @@ impl ChunkStore {
     /// The frames that could not be read since the store was opened.
     #[must_use]
     pub fn damaged(&self) -> Vec<Site> {
-        self.reader.damaged()
+        self.reader.healer.damaged()
     }
 
     /// How the frame of a chunk is compressed, and its decoded length in bytes.

@@ -94,9 +94,11 @@ fn load_copy(disk: &dyn Disk, name: &str) -> Result<Copy> {
 /// # Errors
 /// [`Error::NoSpace`], [`Error::Io`]; some copies may then be new and some old.
 pub(super) fn save_superblock(disk: &Arc<dyn Disk>, superblock: &Superblock) -> Result<()> {
-    COPIES
-        .iter()
-        .try_for_each(|name| save_superblock_copy(disk, superblock, name))
+    let bytes = encode_superblock(superblock, &|parts| checksum(Checksum::Superblock, parts))?;
+    for name in COPIES {
+        replace_copy(disk.as_ref(), name, &bytes)?;
+    }
+    Ok(())
 }
 
 /// Replaces one copy, durably.
@@ -104,21 +106,12 @@ pub(super) fn save_superblock(disk: &Arc<dyn Disk>, superblock: &Superblock) -> 
 /// # Errors
 /// As [`save_superblock`]; the old copy is still there then, or the new one.
 pub(super) fn save_superblock_copy(
-    disk: &Arc<dyn Disk>,
+    disk: &dyn Disk,
     superblock: &Superblock,
     name: &str,
 ) -> Result<()> {
     let bytes = encode_superblock(superblock, &|parts| checksum(Checksum::Superblock, parts))?;
-    let temp = format!("{name}.tmp");
-    match disk.remove(&temp) {
-        Ok(()) | Err(Error::NotFound) => {}
-        Err(other) => return Err(other),
-    }
-    let file = disk.create_new(&temp)?;
-    file.write_at(PackOff::from_raw(0), &bytes)?;
-    file.sync_data()?;
-    disk.rename(&temp, name)?;
-    disk.sync_dir("")
+    replace_copy(disk, name, &bytes)
 }
 
 /// The copies that cannot be used, each with what is wrong. One that is only older than others, as a crash leaves it, is
@@ -142,4 +135,37 @@ pub(super) fn bad_superblocks(
         bad.push((name, detail));
     }
     Ok(bad)
+}
+
+/// Replaces the copies that are not `superblock`, which [`load_superblock`] has found in another one: what rotted or
+/// was lost, and what a crash has left behind. Returns the names of those that were replaced.
+///
+/// # Errors
+/// [`Error::NoSpace`], [`Error::Io`].
+pub fn mend_superblock(disk: &dyn Disk, superblock: &Superblock) -> Result<Vec<&'static str>> {
+    let bytes = encode_superblock(superblock, &|parts| checksum(Checksum::Superblock, parts))?;
+    let mut mended = Vec::new();
+    for name in COPIES {
+        match load_copy(disk, name)? {
+            Copy::Good(copy) if *copy == *superblock => {}
+            _ => {
+                replace_copy(disk, name, &bytes)?;
+                mended.push(name);
+            }
+        }
+    }
+    Ok(mended)
+}
+
+fn replace_copy(disk: &dyn Disk, name: &str, bytes: &[u8]) -> Result<()> {
+    let temp = format!("{name}.tmp");
+    match disk.remove(&temp) {
+        Ok(()) | Err(Error::NotFound) => {}
+        Err(other) => return Err(other),
+    }
+    let file = disk.create_new(&temp)?;
+    file.write_at(PackOff::from_raw(0), bytes)?;
+    file.sync_data()?;
+    disk.rename(&temp, name)?;
+    disk.sync_dir("")
 }

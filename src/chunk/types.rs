@@ -4,6 +4,7 @@ use std::ops::{Deref, Range};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::parity::ParityStore;
 use crate::base::{ByteLen, ChunkId, Env, Error, Lsn, PackId, PackOff, Result};
 use crate::format::frame::FrameKind;
 use crate::format::rows::{ChunkRow, Op, PackKind, PackRow};
@@ -90,6 +91,8 @@ pub struct StoreConfig {
     pub cache_len: usize,
     /// Never write anything.
     pub read_only: bool,
+    /// What damaged frames are computed from.
+    pub parity: Option<Arc<ParityStore>>,
     /// Time and chance.
     pub env: Env,
 }

@@ -110,6 +110,8 @@ pub(super) struct Writer {
     touched: BTreeMap<PackId, Option<PackRow>>,
     /// LOG packs that stay without a footer and whose rows are in no record yet.
     retired: BTreeMap<PackId, PackRow>,
+    /// Packs that this process has sealed, with the digests of what it wrote, until they are taken to be covered.
+    sealed: BTreeMap<PackId, Digest>,
 }
 
 impl OpenPack {
@@ -266,7 +268,28 @@ impl Writer {
             },
             touched: BTreeMap::new(),
             retired: tail.retired(),
+            sealed: BTreeMap::new(),
         }
+    }
+
+    /// Notes that a pack was sealed.
+    fn note_sealed(&mut self, id: PackId, row: &PackRow) {
+        self.sealed.extend(row.sealed.map(|digest| (id, digest)));
+    }
+
+    /// What this process has written into a pack that it has sealed.
+    pub(super) fn sealed_digest(&self, id: PackId) -> Option<Digest> {
+        self.sealed.get(&id).copied()
+    }
+
+    /// Forgets the digest of a pack that is covered, or gone.
+    pub(super) fn forget_sealed(&mut self, id: PackId) {
+        self.sealed.remove(&id);
+    }
+
+    /// The row of a LOG pack that stays without a footer, if no record has it yet.
+    pub(super) fn retired_row(&self, id: PackId) -> Option<PackRow> {
+        self.retired.get(&id).copied()
     }
 
     /// Forgets what an abandoned batch has touched. Its frames stay where they are, unnamed.
@@ -416,7 +439,9 @@ impl Writer {
             Some(full) => {
                 let id = full.out.id();
                 let row = full.seal(&self.superblock, (0, Lsn::from_raw(0), CHAIN_START))?;
-                self.touched.insert(id, Some(row.into_inner()));
+                let row = row.into_inner();
+                self.note_sealed(id, &row);
+                self.touched.insert(id, Some(row));
                 self.create_data()?
             }
             None => self.create_data()?,
@@ -457,7 +482,7 @@ impl Writer {
                 match full.seal(&self.superblock) {
                     Err(error) if in_commit => return Err(error),
                     Err(_) => self.retire(cut.prev),
-                    Ok(_) => {}
+                    Ok(row) => self.note_sealed(cut.prev, &row),
                 }
                 self.unsealed_log = None;
                 cut
@@ -564,10 +589,14 @@ impl Writer {
         self.touched.clear();
         let (data, log) = (self.data.take(), self.log.take());
         if let Some(data) = data {
-            data.seal(&self.superblock, (0, Lsn::from_raw(0), CHAIN_START))?;
+            let id = data.out.id();
+            let row = data.seal(&self.superblock, (0, Lsn::from_raw(0), CHAIN_START))?;
+            self.note_sealed(id, &row);
         }
         if let Some(log) = log {
-            log.seal(&self.superblock)?;
+            let id = log.pack.out.id();
+            let row = log.seal(&self.superblock)?;
+            self.note_sealed(id, &row);
             self.unsealed_log = None;
         }
         Ok(())

@@ -141,7 +141,7 @@ impl Exit {
             Error::SeedUnknown(_) => Self::UnknownSeed,
             Error::SeedSyntax { .. } => Self::MistypedSeed,
             Error::PackMissing { .. } | Error::PackTruncated { .. } => Self::PackMissing,
-            Error::InFile { source, .. } => Self::of(source),
+            Error::InFile { source, .. } | Error::Repairable { source, .. } => Self::of(source),
             Error::Io { source, .. } => Self::of_io(source),
             Error::NoSpace => Self::NoSpace,
             Error::ReadOnly(_) | Error::Halted(_) => Self::ReadOnly,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{
     Change, CheckReport, CleanReport, DamagedPath, DiffItem, FileFacts, FileKind, ForgetReport,
-    Progress, RestoreReport, SnapshotInfo, SpaceUse, Stat, Stats,
+    ParityStats, Progress, RestoreReport, SnapshotInfo, SpaceUse, Stat, Stats,
 };
 
 /// Bytes that are nearly always text: a path or a link target.
@@ -172,6 +172,9 @@ pub(super) struct StatsFacts {
     /// As of the last cleaning since the store was opened, if there was one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) space: Option<SpaceFacts>,
+    /// Parity, and damage since the store was opened.
+    #[serde(default)]
+    pub(super) parity: ParityFacts,
     /// Why the store takes no more changes, if it does not.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) halted: Option<String>,
@@ -193,7 +196,53 @@ impl StatsFacts {
             lsn: stats.lsn,
             dirty_bytes: stats.dirty_bytes,
             space: stats.space.map(Into::into),
+            parity: (&stats.parity).into(),
             halted,
+        }
+    }
+}
+
+/// Parity, and damage since the store was opened. The fields are those of
+/// [`ParityStats`](crate::engine::ParityStats).
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct ParityFacts {
+    pub(super) percent: u64,
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+    pub(super) unreadable: u64,
+    pub(super) packs_in_groups: u64,
+    pub(super) packs_alone: u64,
+    pub(super) packs_weakened: u64,
+    pub(super) packs_bare: u64,
+    pub(super) packs_refused: u64,
+    pub(super) pending: u64,
+    pub(super) damaged_frames: u64,
+    pub(super) lost_frames: u64,
+    pub(super) reads_healed: u64,
+    pub(super) packs_repaired: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) trouble: Option<String>,
+}
+
+impl From<&ParityStats> for ParityFacts {
+    fn from(stats: &ParityStats) -> Self {
+        Self {
+            percent: stats.percent,
+            files: stats.files,
+            bytes: stats.bytes,
+            unreadable: stats.unreadable,
+            packs_in_groups: stats.packs_in_groups,
+            packs_alone: stats.packs_alone,
+            packs_weakened: stats.packs_weakened,
+            packs_bare: stats.packs_bare,
+            packs_refused: stats.packs_refused,
+            pending: stats.pending,
+            damaged_frames: stats.damaged_frames,
+            lost_frames: stats.lost_frames,
+            reads_healed: stats.reads_healed,
+            packs_repaired: stats.packs_repaired,
+            trouble: stats.trouble.clone(),
         }
     }
 }

@@ -182,6 +182,7 @@ fn plan(args: &Args) -> Outcome<Plan> {
         },
         seed: args.seed.clone(),
         size_limit: args.size_limit,
+        protect: true,
         auto_clean: args.auto_clean,
     };
     // The mount table shows the source as it was given, as other filesystems do.

@@ -51,6 +51,34 @@ fn human(facts: &StatsFacts) -> String {
             size(space.leaked_bytes)
         ));
     }
+    let parity = &facts.parity;
+    lines.push(format!(
+        "parity     {} %, {} files, {}; packs: {} in groups, {} on their own, {} weakened, {} without",
+        parity.percent,
+        parity.files,
+        size(parity.bytes),
+        parity.packs_in_groups,
+        parity.packs_alone,
+        parity.packs_weakened,
+        parity.packs_bare
+    ));
+    lines.push(format!(
+        "repair     {} waiting; since opening: {} damaged frames ({} lost), {} reads healed, {} packs repaired",
+        parity.pending,
+        parity.damaged_frames,
+        parity.lost_frames,
+        parity.reads_healed,
+        parity.packs_repaired
+    ));
+    if parity.unreadable > 0 || parity.packs_refused > 0 {
+        lines.push(format!(
+            "DAMAGED    {} parity files cannot be read, {} packs without parity are damaged",
+            parity.unreadable, parity.packs_refused
+        ));
+    }
+    if let Some(why) = &parity.trouble {
+        lines.push(format!("NO PARITY  {why}"));
+    }
     if let Some(why) = &facts.halted {
         lines.push(format!("HALTED     {why}"));
     }

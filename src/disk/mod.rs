@@ -12,5 +12,7 @@ pub use plain::{
     plain_link_target, plain_names, plain_root, plain_xattrs,
 };
 pub use plain_write::{PlainDir, PlainMeta, PlainNode};
-pub use real::{RealDisk, create_dirs, files_len, move_dir, owner_of, remove_tree};
+pub use real::{
+    RealDisk, create_dirs, files_len, link_target, link_to_dir, move_dir, owner_of, remove_tree,
+};
 pub use traits::{Access, Disk, DiskFile, Space};

@@ -188,6 +188,38 @@ impl DiskFile for RealFile {
     }
 }
 
+/// Where a symbolic link leads, as it says; `None` if the path is no symbolic link.
+///
+/// # Errors
+/// [`Error::Io`] that names the path.
+pub fn link_target(path: &Path) -> Result<Option<PathBuf>> {
+    let found = std::fs::symlink_metadata(path);
+    match found {
+        Ok(facts) if facts.is_symlink() => std::fs::read_link(path)
+            .map(Some)
+            .map_err(|e| Error::io(format!("readlink {}", path.display()), e)),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io(format!("stat {}", path.display()), e))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Makes a symbolic link to a directory, by its absolute path without links in it; durable when this returns.
+/// Returns that path.
+///
+/// # Errors
+/// [`Error::Io`] that names the path.
+pub fn link_to_dir(dir: &Path, link: &Path) -> Result<PathBuf> {
+    let whole = dir
+        .canonicalize()
+        .map_err(|e| Error::io(format!("find {}", dir.display()), e))?;
+    std::os::unix::fs::symlink(&whole, link)
+        .map_err(|e| Error::io(format!("symlink {}", link.display()), e))?;
+    link.parent().map_or(Ok(()), sync_dir_at)?;
+    Ok(whole)
+}
+
 /// User and group that own a file or directory.
 ///
 /// # Errors

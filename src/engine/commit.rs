@@ -20,7 +20,7 @@ use crate::base::limits::{
     CHUNK_LEN_MAX, COMMIT_INTERVAL_MS, DIRTY_WAIT_LEN, FOLD_PASS_REGIONS, INLINE_COMMIT_LEN_MAX,
     PENDING_META_WAIT_LEN,
 };
-use crate::base::{Error, FileOff, Ino, Result};
+use crate::base::{Error, FileOff, Ino, PackId, Result};
 use crate::chunk::{Batch, Committed, Durable, PutKind, cut};
 use crate::format::keys;
 use crate::format::rows::{ExtentRow, InodeRow, Kind, Op, Table, encode_counter};
@@ -45,6 +45,8 @@ struct GateState {
     /// All epochs up to this one are durable and in the index.
     done: u64,
     runs: u64,
+    /// The number that the next pack had after the last run.
+    next_pack: PackId,
     /// The last run that failed, and how.
     failed: Option<(u64, Failure)>,
     /// What a failed run left behind: it is tried again before anything newer is frozen.
@@ -196,10 +198,16 @@ impl Engine {
             (gate.runs, gate.frozen.take())
         };
         let result = self.run_commit(retry, extra);
+        let next = self.store.next_pack();
         let mut gate = self.gate.state.lock();
         match result {
             Ok(done) => {
                 gate.done = gate.done.max(done);
+                if gate.next_pack != next {
+                    gate.next_pack = next;
+                    // A pack was begun, so one was finished perhaps.
+                    self.store.signal().kick();
+                }
                 Ok(())
             }
             Err((frozen, error)) => {

@@ -101,6 +101,7 @@ impl Engine {
             snapshots: self.snapshot_rows()?.len() as u64,
             dirty_bytes: self.dirty_bytes.load(std::sync::atomic::Ordering::Relaxed),
             space: *self.cleaning.space.lock(),
+            parity: self.parity_stats()?,
             ..Stats::default()
         };
         for_each_row(

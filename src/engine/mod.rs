@@ -12,13 +12,16 @@ mod facts;
 mod findings;
 mod fold;
 mod handles;
+mod heal;
 mod index;
 mod inode;
 mod layer;
 mod names;
 mod open;
 mod ops;
+mod parity_plan;
 mod plain_seed;
+mod protect;
 mod salvage;
 mod scrub;
 mod snap;
@@ -33,13 +36,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 pub use open::{AtimePolicy, Config, InitOptions, Place};
+pub use protect::ProtectReport;
 pub use salvage::{SalvageOptions, SalvageReport};
 pub use snap::{DamagedPath, RestoreOptions, RestoreReport};
 pub use types::{
     Allocate, Caller, Change, CheckReport, CleanOptions, CleanReport, CleanStep, DamageState,
     DiffItem, DirItem, FileFacts, FileKind, ForgetReport, Handle, KeepPolicy, NewNode, OpenHow,
-    Problem, Progress, RenameHow, ScrubDamage, ScrubOptions, ScrubReport, Seek, SetAttr, SetTime,
-    SnapshotInfo, SpaceUse, Stat, StatFs, Stats, WriteHow, XattrMode,
+    ParityStats, Problem, Progress, RenameHow, ScrubDamage, ScrubOptions, ScrubReport, Seek,
+    SetAttr, SetTime, SnapshotInfo, SpaceUse, Stat, StatFs, Stats, WriteHow, XattrMode,
 };
 
 use crate::base::{Env, Error, Ino, Result};
@@ -57,6 +61,7 @@ use commit::CommitGate;
 use fold::FoldQueue;
 use handles::Handles;
 use inode::{Inode, InodeCache};
+use protect::Protection;
 use snap::{NodeCache, Virtual};
 use space::AutoClean;
 
@@ -76,6 +81,9 @@ pub struct Engine {
     parity_turn: Mutex<()>,
     /// Held by a scrub, one at a time, throughout; nothing waits for it.
     scrubbing: Mutex<()>,
+    /// Why no parity can be made, if the directory of parity files is not where it should be.
+    parity_trouble: Option<String>,
+    protection: Protection,
     live: Overlays,
     inodes: InodeCache,
     handles: Handles,

@@ -10,8 +10,10 @@ use super::Engine;
 use super::clean::Cleaning;
 use super::commit::CommitGate;
 use super::handles::Handles;
+use super::heal::{Opening, mark_parity_dir, parity_trouble};
 use super::index;
 use super::inode::InodeCache;
+use super::protect::Protection;
 use super::snap::{NodeCache, Virtual};
 use super::space::AutoClean;
 use crate::base::limits::{
@@ -19,31 +21,45 @@ use crate::base::limits::{
 };
 use crate::base::{ByteLen, ChunkId, Env, Error, Ino, PackId, Result, StoreId};
 use crate::chunk::{
-    ChunkLookup, ChunkStore, ParityPlace, ParityStore, StoreConfig, load_superblock, settle_log,
+    ChunkLookup, ChunkStore, PARITY_DIR, ParityPlace, ParityStore, StoreConfig, load_superblock,
+    mend_superblock, settle_log,
 };
-use crate::disk::{Disk, RealDisk, StoreLock, create_dirs, owner_of};
+use crate::disk::{Disk, RealDisk, StoreLock, create_dirs, link_to_dir, owner_of};
 use crate::format::keys;
 use crate::format::rows::{Attrs, ChunkRow, InodeRow, Kind, PackRow, Table, decode_counter};
-use crate::format::superblock::Superblock;
+use crate::format::superblock::{PARITY_PERCENT_MAX, Superblock};
 use crate::meta::{Index, MemoryTables, Overlays, Rows, for_each_row};
 
 /// Choices that are made once, when a store is made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct InitOptions {
     /// Capacity of a pack file in bytes.
     pub pack_capacity: u64,
+    /// Parity in percent of what it protects, `0..=100`, 0 for none; `None`: the default of the program.
+    pub parity_percent: Option<u8>,
+    /// A directory for the parity files, on another disk perhaps; created, or empty. `None`: within the store.
+    pub parity_dir: Option<PathBuf>,
 }
 
 impl Default for InitOptions {
     fn default() -> Self {
         Self {
             pack_capacity: PACK_CAPACITY_DEFAULT,
+            parity_percent: None,
+            parity_dir: None,
         }
     }
 }
 
 impl InitOptions {
     fn check(&self) -> Result<()> {
+        if self
+            .parity_percent
+            .is_some_and(|percent| percent > PARITY_PERCENT_MAX)
+        {
+            let most = PARITY_PERCENT_MAX;
+            return Err(Error::Usage(format!("parity is 0 to {most} percent")));
+        }
         if (PACK_CAPACITY_MIN..=PACK_CAPACITY_MAX).contains(&self.pack_capacity) {
             return Ok(());
         }
@@ -87,6 +103,9 @@ pub struct Config {
     pub size_limit: Option<u64>,
     /// Clean the store by itself, in the background.
     pub auto_clean: bool,
+    /// Make parity and repair damaged packs by itself: in the background and at close. Without it only
+    /// [`Engine::protect`] does, and opening a store.
+    pub protect: bool,
 }
 
 impl Default for Config {
@@ -101,6 +120,7 @@ impl Default for Config {
             seed: None,
             size_limit: None,
             auto_clean: false,
+            protect: true,
         }
     }
 }
@@ -157,38 +177,33 @@ impl Engine {
     /// Makes an empty store in `dir`, which is created or must be empty.
     ///
     /// # Errors
-    /// [`Error::CannotInit`] if there is something in `dir`, [`Error::Usage`] for a capacity out of range.
+    /// [`Error::CannotInit`] if there is something in `dir` or in the directory for parity, [`Error::Usage`] for a capacity or
+    /// percentage out of range.
     pub fn init(dir: &Path, env: &Env, options: &InitOptions) -> Result<()> {
         options.check()?;
         create_dirs(dir)?;
-        Self::init_on(&Place::directory(dir), env, options)
+        let place = Place::directory(dir);
+        check_empty(&place)?;
+        let superblock = new_superblock(env, options);
+        if let Some(parity) = &options.parity_dir {
+            create_dirs(parity)?;
+            let elsewhere = Place::directory(parity);
+            check_empty(&elsewhere)?;
+            check_empty(&place)?;
+            mark_parity_dir(elsewhere.disk.as_ref(), &superblock)?;
+            link_to_dir(parity, &dir.join(PARITY_DIR))?;
+        }
+        ChunkStore::create(&place.disk, &superblock)
     }
 
-    /// As [`Engine::init`], on a disk of the caller's.
+    /// As [`Engine::init`], on a disk of the caller's, which has the parity files as well.
     ///
     /// # Errors
     /// As [`Engine::init`].
     pub fn init_on(place: &Place, env: &Env, options: &InitOptions) -> Result<()> {
         options.check()?;
-        let cannot = |detail| Error::CannotInit {
-            path: place.dir.clone(),
-            detail,
-        };
-        let names = place.disk.list("")?;
-        if names.iter().any(|name| name.starts_with("super.")) {
-            return Err(cannot("it is a store already"));
-        }
-        if !names.is_empty() {
-            return Err(cannot("it is not empty"));
-        }
-        let mut id = [0; 16];
-        env.random(&mut id);
-        let superblock = Superblock::new(
-            StoreId::from_raw(id),
-            env.now(),
-            ByteLen::from_raw(options.pack_capacity),
-        );
-        ChunkStore::create(&place.disk, &superblock)
+        check_empty(place)?;
+        ChunkStore::create(&place.disk, &new_superblock(env, options))
     }
 
     /// Opens the store in `dir` and recovers whatever a crash has left.
@@ -205,6 +220,9 @@ impl Engine {
                 .spawn(move || timer.commit_timer())
                 .map_err(|e| Error::io("start the commit thread", e))?;
             *engine.timer.lock() = Some(thread);
+            if engine.config.protect {
+                engine.start_protection()?;
+            }
             if engine.config.auto_clean {
                 engine.start_auto_clean()?;
             }
@@ -237,34 +255,43 @@ impl Engine {
         if !config.read_only {
             superblock.check_writable()?;
         }
+        if !config.read_only {
+            for name in mend_superblock(disk.as_ref(), &superblock)? {
+                log::warn!("{name} was written anew: it was missing, damaged or out of date");
+            }
+        }
+        let parity_trouble = parity_trouble(dir, disk.as_ref(), &superblock)?;
+        if let Some(trouble) = &parity_trouble {
+            log::error!("no parity is made or used: {trouble}");
+        }
         let parity_place = ParityPlace::within(Arc::clone(&disk));
         let parity = ParityStore::open(Arc::clone(&disk), parity_place, superblock.store)?;
+        let parity = Arc::new(parity);
         if !config.read_only {
             // Before anything looks at the packs: one that a repair was about to put in place is missing.
             for name in parity.finish_repairs()? {
                 log::info!("{name} is in its place again: its repair was interrupted");
             }
-            parity.remove_leftovers()?;
-            settle_log(disk.as_ref(), &superblock)?;
+            if parity_trouble.is_none() {
+                parity.remove_leftovers()?;
+            }
         }
-        let (index, tail) = index::open(place, &superblock, &config)?;
-        let index = Arc::new(index);
-        let store_config = StoreConfig {
-            level: config.level,
-            verify_writes: config.verify_writes,
-            cache_len: usize::try_from(config.memory / 4).unwrap_or(usize::MAX),
-            read_only: config.read_only,
-            env: env.clone(),
+        let opening = Opening {
+            dir,
+            parity: &parity,
+            config: &config,
+            superblock: &superblock,
         };
-        let lookup: Arc<dyn ChunkLookup> = Arc::new(Lookup(Arc::clone(&index)));
-        let store = ChunkStore::open(
-            Arc::clone(&disk),
-            superblock.clone(),
-            tail,
-            lookup,
-            store_config,
-        )?;
-        check_packs(&store, &index, config.read_only)?;
+        let (index, store) = opening.healed(|| open_packs(place, &opening, &env))?;
+        if !config.read_only {
+            let files = parity.all();
+            let members = files.iter().flat_map(|file| file.members());
+            parity.note_gone(
+                members
+                    .map(|m| m.pack)
+                    .filter(|pack| !store.holds_pack(*pack)),
+            );
+        }
         let counter = |name: &str| -> Result<u64> {
             index
                 .get(Table::Counter, &keys::counter(name))?
@@ -279,9 +306,11 @@ impl Engine {
             disk,
             superblock,
             store,
-            parity: Arc::new(parity),
+            parity,
             parity_turn: Mutex::new(()),
             scrubbing: Mutex::new(()),
+            parity_trouble,
+            protection: Protection::default(),
             live: Overlays::new(Arc::clone(&index)),
             inodes: InodeCache::new(),
             handles: Handles::default(),
@@ -393,7 +422,7 @@ impl Engine {
         }
     }
 
-    /// Commits everything, seals the packs and flushes the index. Later calls fail.
+    /// Commits everything, seals the packs, gives them parity and flushes the index. Later calls fail.
     ///
     /// The store is free for others once the last reference to the engine is dropped: the lock must outlive
     /// the index, or who opens the store next finds the index in use.
@@ -406,6 +435,7 @@ impl Engine {
         }
         self.gate.stop();
         self.auto_clean.stop();
+        self.stop_protection();
         // It holds a reference of its own: whoever drops theirs after this call has closed the index.
         if let Some(timer) = self.timer.lock().take()
             && timer.join().is_err()
@@ -417,6 +447,7 @@ impl Engine {
         }
         self.commit()
             .and_then(|()| self.store.seal())
+            .map(|()| self.protect_at_close())
             .and_then(|()| self.index().flush())
     }
 
@@ -442,6 +473,61 @@ impl Engine {
     pub fn rebuild_index(dir: &Path, config: &Config) -> Result<u64> {
         index::rebuild(dir, config)
     }
+}
+
+/// Fails if there is something in a directory that is to become a store.
+fn check_empty(place: &Place) -> Result<()> {
+    let cannot = |detail| Error::CannotInit {
+        path: place.dir.clone(),
+        detail,
+    };
+    let names = place.disk.list("")?;
+    if names.iter().any(|name| name.starts_with("super.")) {
+        return Err(cannot("it is a store already"));
+    }
+    if !names.is_empty() {
+        return Err(cannot("it is not empty"));
+    }
+    Ok(())
+}
+
+fn new_superblock(env: &Env, options: &InitOptions) -> Superblock {
+    let mut id = [0; 16];
+    env.random(&mut id);
+    let capacity = ByteLen::from_raw(options.pack_capacity);
+    let superblock = Superblock::new(StoreId::from_raw(id), env.now(), capacity);
+    match options.parity_percent {
+        Some(percent) => superblock.with_parity(percent),
+        None => superblock,
+    }
+}
+
+/// Makes the end of the log certain, brings the index up to it, and looks whether all packs are there.
+fn open_packs(
+    place: &Place,
+    opening: &Opening<'_>,
+    env: &Env,
+) -> Result<(Arc<Index>, Arc<ChunkStore>)> {
+    let (config, superblock) = (opening.config, opening.superblock);
+    opening.parity.check_log_end(superblock)?;
+    if !config.read_only {
+        settle_log(place.disk.as_ref(), superblock)?;
+    }
+    let (index, tail) = index::open(place, superblock, config)?;
+    let index = Arc::new(index);
+    let store_config = StoreConfig {
+        level: config.level,
+        verify_writes: config.verify_writes,
+        cache_len: usize::try_from(config.memory / 4).unwrap_or(usize::MAX),
+        read_only: config.read_only,
+        parity: Some(Arc::clone(opening.parity)),
+        env: env.clone(),
+    };
+    let lookup: Arc<dyn ChunkLookup> = Arc::new(Lookup(Arc::clone(&index)));
+    let disk = Arc::clone(&place.disk);
+    let store = ChunkStore::open(disk, superblock.clone(), tail, lookup, store_config)?;
+    check_packs(&store, &index, config.read_only)?;
+    Ok((index, store))
 }
 
 /// Checks that every pack that the index names is there and long enough.

@@ -164,6 +164,8 @@ impl Salvage {
             cache_len: usize::try_from(config.memory / 4).unwrap_or(usize::MAX),
             read_only: true,
             env: env.clone(),
+            // The disk itself computes what is damaged.
+            parity: None,
         };
         let lookup: Arc<dyn ChunkLookup> = Arc::new(Lookup(Arc::clone(&index)));
         let store = ChunkStore::open(

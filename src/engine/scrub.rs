@@ -25,7 +25,7 @@ use crate::base::limits::{
 };
 use crate::base::{ByteLen, Error, PackId, Result};
 use crate::chunk::{
-    Compared, ParityConfig, ParityStore, RepairOutcome, Scanned, log_start, pack_name,
+    Compared, ParityStore, RepairOutcome, RepairedPack, Scanned, log_start, pack_name,
 };
 use crate::format::keys;
 use crate::format::rows::{ChunkRow, PackKind, PackRow, Table};
@@ -45,6 +45,16 @@ struct Named {
     len: u64,
 }
 
+/// What rebuilding a pack has come to.
+#[derive(Default)]
+struct Rebuilt {
+    /// Whether the pack is what it was.
+    is_sound: bool,
+    repaired: Vec<RepairedPack>,
+    /// Bytes of it that cannot be computed, by the last parity file that was tried.
+    lost: Vec<Range<u64>>,
+}
+
 /// Damage of one pack that is left.
 struct Left {
     /// Its place in the report.
@@ -55,7 +65,6 @@ struct Left {
 struct Scrub<'a> {
     engine: &'a Engine,
     parity: Arc<ParityStore>,
-    config: ParityConfig,
     repair: bool,
     pace: Pace<'a>,
     report: ScrubReport,
@@ -114,7 +123,6 @@ impl Engine {
         let mut scrub = Scrub {
             engine: self,
             parity,
-            config: ParityConfig::default(),
             repair: options.repair,
             pace: Pace::new(self, options.rate, totals, progress),
             report: ScrubReport {
@@ -144,26 +152,40 @@ impl Engine {
     ///
     /// # Errors
     /// As [`ParityStore::reconstruct`].
-    fn rebuild_pack(&self, pack: PackId, config: &ParityConfig) -> Result<Option<RepairOutcome>> {
-        let Some(cover) = self.parity.covering(pack) else {
-            return Ok(None);
-        };
-        let outcome = self.parity.reconstruct(cover.parity, &[pack], config)?;
-        let header = self.parity.header(cover.parity);
-        if let (
-            RepairOutcome::Repaired(repaired) | RepairOutcome::BeyondRepair { repaired, .. },
-            Some(header),
-        ) = (&outcome, header)
-        {
-            for done in repaired {
-                let idx = header.member_of(done.pack);
-                let member = idx.and_then(|idx| header.members().get(idx));
-                let kind = member.map_or(PackKind::Data, |member| member.kind);
-                self.store.note_repaired(done.pack, kind);
-                log::warn!("{} was damaged and is repaired", pack_name(done.pack, kind));
+    fn rebuild_pack(&self, pack: PackId) -> Result<Rebuilt> {
+        let config = self.parity_config();
+        let mut rebuilt = Rebuilt::default();
+        for cover in self.parity.covers(pack) {
+            let outcome = self.parity.reconstruct(cover.parity, &[pack], &config)?;
+            let (repaired, lost) = match outcome {
+                RepairOutcome::Clean => {
+                    rebuilt.is_sound = true;
+                    (Vec::new(), Vec::new())
+                }
+                RepairOutcome::Repaired(repaired) => (repaired, Vec::new()),
+                RepairOutcome::BeyondRepair { repaired, lost } => (repaired, lost),
+            };
+            let header = self.parity.header(cover.parity);
+            for done in &repaired {
+                let member = header
+                    .iter()
+                    .find_map(|header| header.members().get(header.member_of(done.pack)?));
+                if let Some(member) = member {
+                    self.store.note_pack_back(done.pack, member.kind);
+                }
+                rebuilt.is_sound |= done.pack == pack;
+            }
+            self.note_repaired(&repaired);
+            rebuilt.repaired.extend(repaired);
+            let own = lost.into_iter().filter(|lost| lost.pack == pack);
+            rebuilt.lost = own
+                .map(|lost| lost.range.start.raw()..lost.range.end.raw())
+                .collect();
+            if rebuilt.is_sound {
+                break;
             }
         }
-        Ok(Some(outcome))
+        Ok(rebuilt)
     }
 
     /// Everything that names a pack: files, rows of packs and of chunks, the chain of the log.
@@ -319,43 +341,37 @@ impl Scrub<'_> {
             self.leave(id, name, ranges, detail, DamageState::Repairable);
             return Ok(());
         }
-        let outcome = engine.rebuild_pack(id, &self.config);
+        let rebuilt = engine.rebuild_pack(id);
         drop(turn);
-        let (repaired, lost) = match outcome {
-            // Somebody else has repaired it, or it can be read now.
-            Ok(Some(RepairOutcome::Clean)) => return Ok(()),
-            Ok(Some(RepairOutcome::Repaired(repaired))) => (repaired, Vec::new()),
-            Ok(Some(RepairOutcome::BeyondRepair { repaired, lost })) => (repaired, lost),
-            Ok(None) => (Vec::new(), Vec::new()),
+        let rebuilt = match rebuilt {
+            Ok(rebuilt) => rebuilt,
             Err(error) => {
                 let detail = format!("{detail}; it could not be repaired: {error}");
                 self.leave(id, name, ranges, detail, DamageState::BeyondRepair);
                 return Ok(());
             }
         };
-        let mut own = false;
-        for done in repaired {
+        for done in rebuilt.repaired {
             self.report.quarantined.extend(done.quarantined);
             if done.pack == id {
-                own = true;
-                self.note(name.clone(), &ranges, detail.clone(), DamageState::Repaired);
+                let detail = detail.clone();
+                self.note(name.clone(), &ranges, detail, DamageState::Repaired);
             } else {
                 let other = self.name(done.pack, &Named::default());
                 let detail = "not the bytes that were written".to_owned();
                 self.note(other, &[], detail, DamageState::Repaired);
             }
         }
-        let mut by_pack: BTreeMap<PackId, Vec<Range<u64>>> = BTreeMap::new();
-        for lost in lost {
-            let range = lost.range.start.raw()..lost.range.end.raw();
-            by_pack.entry(lost.pack).or_default().push(range);
-        }
-        let mine = by_pack.remove(&id);
-        if !own {
-            let lost = mine.unwrap_or(ranges);
+        // One that is sound without having been rebuilt was repaired by somebody else, or can be read now. What others of
+        // the group have lost is found when their turn comes.
+        if !rebuilt.is_sound {
+            let lost = if rebuilt.lost.is_empty() {
+                ranges
+            } else {
+                rebuilt.lost
+            };
             self.leave(id, name, lost, detail, DamageState::BeyondRepair);
         }
-        // What others have lost is found when their turn comes, unless that is over.
         Ok(())
     }
 

@@ -292,6 +292,43 @@ pub struct Stats {
     pub dirty_bytes: u64,
     /// What the packs held when the store was last cleaned or counted since it was opened.
     pub space: Option<SpaceUse>,
+    /// Parity and repair.
+    pub parity: ParityStats,
+}
+
+/// Facts about the parity of a store, and about damage since it was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ParityStats {
+    /// Parity in percent of what it protects; 0: the store has none.
+    pub percent: u64,
+    /// Parity files that can be read.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Parity files that cannot be read.
+    pub unreadable: u64,
+    /// Packs that the parity of a group protects.
+    pub packs_in_groups: u64,
+    /// Packs that have parity of their own.
+    pub packs_alone: u64,
+    /// Packs that a group protects of which other members are gone: with less parity than the others.
+    pub packs_weakened: u64,
+    /// Packs that no parity protects, those that are being written to included.
+    pub packs_bare: u64,
+    /// Of these the ones that are damaged, which parity would preserve.
+    pub packs_refused: u64,
+    /// Pieces of work that wait: packs to be protected or repaired, groups to be made, files to be removed.
+    pub pending: u64,
+    /// Frames that cannot be read from the disk, as far as is known.
+    pub damaged_frames: u64,
+    /// Of these those that parity cannot bring back either.
+    pub lost_frames: u64,
+    /// Frames that reads have got from parity.
+    pub reads_healed: u64,
+    /// Packs that were repaired.
+    pub packs_repaired: u64,
+    /// Why parity is not complete, if something is in its way.
+    pub trouble: Option<String>,
 }
 
 /// Which snapshots are kept when others are forgotten. Counts of 0 are no rule.

@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     fn hash(parts: &[&[u8]]) -> [u8; 32] {
-        let mut sum = [7; 32];
+        let mut sum = [7_u8; 32];
         for (n, byte) in parts.iter().flat_map(|part| part.iter()).enumerate() {
             sum[n % 32] = sum[n % 32].wrapping_mul(31) ^ byte;
         }

@@ -17,8 +17,12 @@ pub const FEATURE_SPLIT_NODES: u64 = 1 << 0;
 pub const FEATURE_CHECKPOINTS: u64 = 1 << 1;
 /// Incompatible features that this program knows.
 pub const FEATURES_INCOMPATIBLE_KNOWN: u64 = FEATURE_SPLIT_NODES | FEATURE_CHECKPOINTS;
+/// Read-only compatible feature: the superblock says how much parity the store has.
+pub const FEATURE_PARITY_PARAMETERS: u64 = 1 << 0;
 /// Read-only compatible features that this program knows.
-pub const FEATURES_READ_ONLY_KNOWN: u64 = 0;
+pub const FEATURES_READ_ONLY_KNOWN: u64 = FEATURE_PARITY_PARAMETERS;
+/// Most parity, in percent of what it protects.
+pub const PARITY_PERCENT_MAX: u8 = 100;
 /// Most chunk-size classes.
 pub const CHUNK_CLASSES_MAX: usize = 4;
 /// Chunker algorithm: FastCDC as of 2020, normalised chunking level 1, 64-bit gear table.
@@ -27,6 +31,7 @@ pub const CHUNKER_FASTCDC_2020: u16 = 1;
 /// Bytes that the checksum covers: all before the checksum itself.
 const COVERED_LEN: usize = SUPERBLOCK_LEN - 32;
 const CLASS_LEN: usize = 24;
+/// The percentage of parity and what is reserved for more of that kind.
 const PARITY_LEN: usize = 24;
 
 /// What a store is.
@@ -48,6 +53,9 @@ pub struct Superblock {
     pub chunker: Chunker,
     /// Bytes that a pack will not grow beyond.
     pub pack_capacity: ByteLen,
+    /// Parity in percent of what it protects, `0..=PARITY_PERCENT_MAX`, 0 for none. `None`, without
+    /// [`FEATURE_PARITY_PARAMETERS`], is the default of the program.
+    pub parity_percent: Option<u8>,
     /// The highest number of a pack that a commit may use: written once the pack's header and name are durable and
     /// before its first commit. A number up to it without a file is a missing pack, a pack above it holds no commit.
     pub pack_high_water: PackId,
@@ -145,8 +153,17 @@ impl Superblock {
             features: Features::default(),
             chunker: Chunker::standard(),
             pack_capacity,
+            parity_percent: None,
             pack_high_water: PackId::from_raw(0),
         }
+    }
+
+    /// The same, with a percentage of parity of its own.
+    #[must_use]
+    pub fn with_parity(mut self, percent: u8) -> Self {
+        self.parity_percent = Some(percent);
+        self.features.read_only |= FEATURE_PARITY_PARAMETERS;
+        self
     }
 
     /// Whether this program may write to the store.
@@ -174,6 +191,10 @@ impl Superblock {
             "nanoseconds out of range",
         )?;
         self.chunker.check(r)?;
+        let told = self.features.read_only & FEATURE_PARITY_PARAMETERS != 0;
+        r.ensure(told == self.parity_percent.is_some(), "parity parameters")?;
+        let percent = self.parity_percent.unwrap_or(0);
+        r.ensure(percent <= PARITY_PERCENT_MAX, "percentage of parity")?;
         let capacity = self.pack_capacity.raw();
         let in_bounds = (PACK_CAPACITY_MIN..=PACK_CAPACITY_MAX).contains(&capacity);
         r.ensure(in_bounds, "pack capacity")
@@ -212,7 +233,9 @@ pub fn encode_superblock(superblock: &Superblock, hash: HashFn<'_>) -> Result<Ve
         w.u32(class.avg_len).u32(class.max_len).zeros(4);
     }
     w.zeros((CHUNK_CLASSES_MAX - chunker.classes.len()) * CLASS_LEN);
-    w.u64(superblock.pack_capacity.raw()).zeros(PARITY_LEN);
+    w.u64(superblock.pack_capacity.raw());
+    w.bytes(&[superblock.parity_percent.unwrap_or(0)]);
+    w.zeros(PARITY_LEN - 1);
     w.u64(superblock.pack_high_water.raw()).u16(0);
     w.zeros(COVERED_LEN - w.len());
     let sum = hash(&[w.as_slice()]);
@@ -262,7 +285,9 @@ pub fn decode_superblock(bytes: &[u8], hash: HashFn<'_>) -> Result<Superblock> {
     }
     let chunker = read_chunker(&mut r)?;
     let pack_capacity = ByteLen::from_raw(r.u64()?);
-    let parity = r.bytes(PARITY_LEN)?;
+    let [percent] = r.array()?;
+    let has_parity = features.read_only & FEATURE_PARITY_PARAMETERS != 0;
+    let parity = r.bytes(PARITY_LEN - 1)?;
     let pack_high_water = PackId::from_raw(r.u64()?);
     let key_slots = r.u16()?;
     let rest = r.bytes(r.remaining().saturating_sub(32))?;
@@ -271,7 +296,7 @@ pub fn decode_superblock(bytes: &[u8], hash: HashFn<'_>) -> Result<Superblock> {
     let unknown_read_only = features.read_only & !FEATURES_READ_ONLY_KNOWN;
     if format_version <= FORMAT_VERSION && unknown_read_only == 0 {
         r.ensure(
-            parity.iter().all(|b| *b == 0),
+            (has_parity || percent == 0) && parity.iter().all(|b| *b == 0),
             "reserved bytes are not zero",
         )?;
         r.ensure(rest.iter().all(|b| *b == 0), "reserved bytes are not zero")?;
@@ -286,6 +311,7 @@ pub fn decode_superblock(bytes: &[u8], hash: HashFn<'_>) -> Result<Superblock> {
         features,
         chunker,
         pack_capacity,
+        parity_percent: has_parity.then_some(percent),
         pack_high_water,
     };
     superblock.check(&r)?;

@@ -53,7 +53,7 @@ pub fn errno(error: &Error) -> Errno {
         Error::Halted(_) => Errno::EIO,
         Error::Index { .. } | Error::IndexDamaged { .. } | Error::Internal(_) => Errno::EIO,
         Error::Io { source, .. } => backing(source),
-        Error::InFile { source, .. } => errno(source),
+        Error::InFile { source, .. } | Error::Repairable { source, .. } => errno(source),
 
         // Only `init`, `open` and commands meet these; a mount never does. A program that sees them
         // anyway learns that the storage is at fault, not its own arguments.

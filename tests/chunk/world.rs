@@ -269,6 +269,7 @@ impl World {
             cache_len: 8 << 20,
             read_only: self.read_only,
             env: Env::real(),
+            parity: None,
         };
         let disk: Arc<dyn Disk> = Arc::<FaultyDisk>::clone(&self.disk);
         let index: Arc<dyn ChunkLookup> = Arc::<Index>::clone(&self.index);

@@ -174,7 +174,15 @@ pub(crate) fn play(seed: u64, dir: &Arc<tempfile::TempDir>) -> Run {
     };
     let clock = env(seed);
     let pack_capacity = 4 << 20;
-    Engine::init_on(&place, &clock, &InitOptions { pack_capacity }).unwrap();
+    Engine::init_on(
+        &place,
+        &clock,
+        &InitOptions {
+            pack_capacity,
+            ..InitOptions::default()
+        },
+    )
+    .unwrap();
     let initialised = disk.steps();
     let engine = Engine::open_on(&place, clock.clone(), sim_config()).unwrap();
     let world = World {

@@ -14,6 +14,7 @@ mod clean;
 mod damage;
 mod diff;
 mod fold;
+mod heal;
 mod history;
 mod large;
 mod model;

@@ -65,6 +65,8 @@ pub(crate) fn config() -> Config {
         atime: AtimePolicy::Noatime,
         verify_writes: false,
         memory: 128 << 20,
+        // What a test wants to be protected, it protects.
+        protect: false,
         ..Config::default()
     }
 }
@@ -80,7 +82,15 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let env = env(seed);
         let store = dir.path().join("store-0");
-        Engine::init(&store, &env, &InitOptions { pack_capacity }).unwrap();
+        Engine::init(
+            &store,
+            &env,
+            &InitOptions {
+                pack_capacity,
+                ..InitOptions::default()
+            },
+        )
+        .unwrap();
         let engine = Engine::open(&store, env.clone(), config()).unwrap();
         Self {
             dir: Arc::new(dir),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::base::limits::CLEAN_ROWS_MAX;
-use crate::base::{ByteLen, ChunkId, PackId, Result};
+use crate::base::{ByteLen, ChunkId, PackId, ParityId, Result};
 use crate::chunk::LiveSet;
 use crate::engine::types::SpaceUse;
 use crate::format::frame::{FRAME_CHUNK_LEN, FRAME_HEADER_LEN};
@@ -26,6 +26,8 @@ pub(super) struct Tally {
     pub(super) eligible: bool,
     /// Whether it has a row of its own.
     pub(super) named: bool,
+    /// The parity file of its group, if it is in one.
+    pub(super) group: Option<ParityId>,
     pub(super) live_chunks: u64,
     /// Bytes of them, decoded.
     pub(super) live_raw: u64,
@@ -101,6 +103,9 @@ pub(super) fn of_files(files: Vec<(PackId, PackKind, ByteLen)>) -> Tallies {
 
 /// The packs to be emptied, those with the least in them first: all that hold nothing live, and as many others
 /// as it takes until what is dead in the rest is at most `unused_percent` of what is live.
+///
+/// Of packs with equally much in them those come first that are in no group, then one group after the other: what is left of a
+/// group needs new parity before any of it can go.
 pub(super) fn choose(packs: &Tallies, unused_percent: u64) -> Vec<PackId> {
     let live: u64 = packs.values().map(Tally::live_len).sum();
     let mut dead: u64 = packs.values().map(Tally::dead_len).sum();
@@ -110,6 +115,7 @@ pub(super) fn choose(packs: &Tallies, unused_percent: u64) -> Vec<PackId> {
     some.sort_by(|(_, one), (_, other)| {
         let left = u128::from(one.live_len()) * u128::from(other.len.max(1));
         left.cmp(&(u128::from(other.live_len()) * u128::from(one.len.max(1))))
+            .then_with(|| one.group.cmp(&other.group))
     });
     let mut chosen = Vec::new();
     for (id, tally) in some {
@@ -218,6 +224,23 @@ mod tests {
     fn a_pack_filled_with_something_unknown_is_sparse_although_no_chunk_of_it_is_known_as_dead() {
         let one = tally(10_000_000, 1000, 0);
         assert!(one.live_len() < 20_000);
+    }
+
+    #[test]
+    fn packs_of_a_group_are_chosen_together_and_after_those_of_none() {
+        let dead = |group: Option<u64>| Tally {
+            group: group.map(ParityId::from_raw),
+            ..tally(1_000_000, 0, 1_000_000)
+        };
+        let all = packs(&[
+            dead(Some(2)),
+            dead(Some(1)),
+            dead(None),
+            dead(Some(2)),
+            dead(Some(1)),
+        ]);
+        let chosen: Vec<u64> = choose(&all, 5).iter().map(|id| id.raw()).collect();
+        assert_eq!(chosen, [3, 2, 5, 1, 4]);
     }
 
     #[test]

@@ -8,13 +8,14 @@
 //! 3. *Count* the rows of chunks by pack and choose packs (`count`).
 //! 4. *Sweep* (`sweep`): live chunks of the chosen packs are moved, the rows of the dead ones deleted, in commits that
 //!    look again at each row under the commit turn. Then, in this order: the commit that says that the
-//!    pack is gone; an index flush past it; the file.
+//!    pack is gone; an index flush past it; parity for what is left of its group; the file (`release`).
 //!
 //! Any error before the sweep leaves the store as it was; an error in it keeps the pack that it concerns (I8).
 
 mod checkpoint;
 mod count;
 mod mark;
+mod release;
 mod sweep;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use super::types::{CleanOptions, CleanReport, CleanStep, Progress, SpaceUse};
 use crate::base::limits::{LIVE_SET_SHARE, RESERVE_NEEDED_LEN};
 use crate::base::{Error, PackId, Result};
 use crate::chunk::{LiveSet, log_start};
+use crate::format::parity::ParityKind;
 use crate::format::rows::Table;
 use crate::meta::View;
 
@@ -179,6 +181,9 @@ impl Engine {
         for (id, tally) in &mut packs {
             let needed = tally.log && start.is_none_or(|start| *id >= start);
             tally.eligible = !needed && *id < before && !open.contains(id);
+            let cover = self.parity.covering(*id);
+            let group = cover.filter(|cover| cover.kind == ParityKind::Group);
+            tally.group = group.map(|cover| cover.parity);
         }
         count::count(view, live, &mut packs)?;
         Ok(packs)

@@ -3,12 +3,13 @@
 //! What a commit has pinned since the mark is live, whatever the count said; what has moved since is left
 //! alone. So every commit of the sweep looks at its rows again, under the turn that every commit needs.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::Watch;
 use super::count::{self, Tallies};
+use super::release::Last;
 use crate::base::limits::{CLEAN_BATCH_LEN, CLEAN_OPS_MAX};
-use crate::base::{ChunkId, PackId, Result};
+use crate::base::{ChunkId, Error, PackId, Result};
 use crate::chunk::{LiveSet, MovingFrame, pack_name};
 use crate::engine::Engine;
 use crate::engine::types::{CleanReport, CleanStep, Progress};
@@ -27,6 +28,10 @@ pub(super) struct Sweep<'a> {
     watch: Watch<'a>,
     report: &'a mut CleanReport,
     progress: Progress,
+    /// Packs that are to be emptied.
+    chosen: BTreeSet<PackId>,
+    /// Packs that are empty, and wait for others of their groups or for room.
+    held: Vec<PackId>,
 }
 
 /// Frames that will be moved in one commit.
@@ -54,6 +59,8 @@ impl<'a> Sweep<'a> {
             watch,
             report,
             progress: Progress::default(),
+            chosen: BTreeSet::new(),
+            held: Vec::new(),
         }
     }
 
@@ -62,6 +69,7 @@ impl<'a> Sweep<'a> {
         let mut chosen = count::choose(&self.packs, unused_percent);
         let len = |id: &PackId| self.packs.get(id).map_or(0, |tally| tally.len);
         self.progress.bytes_total = chosen.iter().map(len).sum();
+        self.chosen = chosen.iter().copied().collect();
         while !chosen.is_empty() {
             let now = count::next_packs(&self.packs, &mut chosen);
             let mut rows = count::rows_of(self.view, &now)?;
@@ -74,7 +82,16 @@ impl<'a> Sweep<'a> {
                     // On a full disk there is room for what is moved only once the first files are gone.
                     self.remove(&std::mem::take(&mut gone))?;
                 }
-                match self.empty(id, &rows) {
+                let emptied = match self.empty(id, &rows) {
+                    // What waits for the rest of its group may be the room that is missing.
+                    Err(Error::NoSpace) if !self.held.is_empty() => {
+                        self.release(false)?;
+                        self.empty(id, &rows)
+                    }
+                    other => other,
+                };
+                self.chosen.remove(&id);
+                match emptied {
                     Ok(true) => gone.push(id),
                     Ok(false) => {}
                     Err(error) => {
@@ -87,13 +104,43 @@ impl<'a> Sweep<'a> {
                 (self.watch)(CleanStep::Emptied, self.progress);
             }
             self.remove(&gone)?;
+            if done.is_err() {
+                self.release(true)?;
+            }
             done?;
         }
-        Ok(())
+        self.release(true)
     }
 
-    /// The second half of the deletion: the log says that these packs are gone.
+    /// The second half of the deletion: the log says that these packs are gone. Those whose groups have others that are
+    /// about to be emptied wait for them.
     fn remove(&mut self, gone: &[PackId]) -> Result<()> {
+        let parity = &self.engine.parity;
+        let chosen = &self.chosen;
+        let waits = |id: &PackId| {
+            let mut covers = parity.covers(*id).into_iter();
+            covers.any(|cover| {
+                let group = parity.header(cover.parity);
+                group.is_some_and(|group| group.members().iter().any(|m| chosen.contains(&m.pack)))
+            })
+        };
+        let (wait, now): (Vec<PackId>, Vec<PackId>) = gone.iter().partition(|id| waits(id));
+        self.held.extend(wait);
+        self.remove_now(now, Last::No)
+    }
+
+    /// Removes what waits for others; at the end, whatever can be.
+    fn release(&mut self, last: bool) -> Result<()> {
+        let held = std::mem::take(&mut self.held);
+        let last = match (last, self.report.packs_removed) {
+            (false, _) => Last::No,
+            (true, 0) => Last::NothingFreed,
+            (true, _) => Last::Yes,
+        };
+        self.remove_now(held, last)
+    }
+
+    fn remove_now(&mut self, gone: Vec<PackId>, last: Last) -> Result<()> {
         if gone.is_empty() {
             return Ok(());
         }
@@ -101,9 +148,16 @@ impl<'a> Sweep<'a> {
         // one of them.
         self.engine.index().flush()?;
         (self.watch)(CleanStep::Flushed, self.progress);
-        self.report.freed_bytes += self.engine.store.remove_packs(gone)?;
-        self.report.packs_removed += gone.len() as u64;
-        (self.watch)(CleanStep::Removed, self.progress);
+        let released = self.engine.release_packs(gone, last)?;
+        self.report.freed_bytes += released.freed_bytes;
+        self.report.packs_removed += released.removed;
+        self.held.extend(released.waiting);
+        for (id, why) in released.kept {
+            self.keep(id, &why);
+        }
+        if released.removed > 0 {
+            (self.watch)(CleanStep::Removed, self.progress);
+        }
         Ok(())
     }
 

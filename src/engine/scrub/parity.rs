@@ -2,12 +2,8 @@
 
 use super::Scrub;
 use crate::base::{Error, Result};
-use crate::chunk::{PackToCover, ParityCheck, ParityRepair};
+use crate::chunk::{ParityCheck, ParityRepair};
 use crate::engine::types::DamageState;
-use crate::format::keys;
-use crate::format::parity::ParityKind;
-use crate::format::rows::{PackRow, Table};
-use crate::meta::Rows;
 
 /// What is wrong with a parity file, in words.
 pub(in crate::engine) fn describe(check: &ParityCheck) -> String {
@@ -71,7 +67,7 @@ impl Scrub<'_> {
             if self.repair {
                 let _turn = self.engine.parity_turn.lock();
                 state = DamageState::Repaired;
-                match self.parity.repair_parity(id, &self.config) {
+                match self.parity.repair_parity(id, &self.engine.parity_config()) {
                     Ok(ParityRepair::Clean) => continue,
                     Ok(ParityRepair::Copied | ParityRepair::Encoded) => {}
                     Err(_) if self.parity.header(id).is_none() => continue,
@@ -91,28 +87,11 @@ impl Scrub<'_> {
 
     /// Covers the packs again that a parity file covered which could not be read: each finished one that nothing covers.
     fn cover_bare(&mut self) -> Result<()> {
-        let _turn = self.engine.parity_turn.lock();
-        let store = &self.engine.store;
-        for info in store.packs()? {
-            let bare = self.parity.covering(info.id).is_none() && !self.left.contains_key(&info.id);
-            if !bare || !info.sealed || store.open_packs().contains(&info.id) {
-                continue;
-            }
-            let row = self.engine.index().get(Table::Pack, &keys::pack(info.id))?;
-            let row = row.and_then(|row| PackRow::decode(&row).ok());
-            let pack = PackToCover {
-                pack: info.id,
-                kind: info.kind,
-                digest: row.and_then(|row| row.sealed),
-            };
-            match self
-                .parity
-                .encode(ParityKind::Single, &[pack], &self.config)
-            {
-                Ok(_) => {}
-                // The next scrub finds what is wrong with it.
-                Err(error) => log::warn!("no parity for {}: {error}", info.path.display()),
-            }
+        if self.engine.config.read_only {
+            return Ok(());
+        }
+        for why in self.engine.protect()?.refused {
+            log::warn!("scrub: no parity: {why}");
         }
         Ok(())
     }
