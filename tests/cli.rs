@@ -282,7 +282,15 @@ fn json_has_the_promised_fields() {
     let report = json(&ok(&["--json", "check", &store]));
     assert_eq!(
         names(&report),
-        ["bytes", "entries", "frames", "packs", "problems", "records"]
+        [
+            "bytes",
+            "entries",
+            "frames",
+            "packs",
+            "problems",
+            "records",
+            "unprotected"
+        ]
     );
     let dir = tempfile::tempdir().unwrap();
     let seed = json(&ok(&["--json", "seed", dir.path().to_str().unwrap()]));
@@ -425,4 +433,66 @@ fn scrub_says_by_its_exit_code_what_it_found() {
     let text = ok(&["scrub", &store, "--restart"]);
     assert!(text.contains("scrubbed"), "{text}");
     fails(2, &["scrub", &store, "--rate", "fast"]);
+}
+
+#[test]
+fn salvage_lists_what_is_lost_and_says_when_nothing_is() {
+    let (world, seed) = World::with_snapshot();
+    let (store, out, live) = (world.store(), world.path("out"), world.path("live"));
+    let facts = json(&ok(&[
+        "--json",
+        "restore",
+        "--salvage",
+        &store,
+        &seed,
+        &out,
+    ]));
+    assert_eq!(
+        names(&facts),
+        [
+            "bytes",
+            "checkpoints",
+            "damaged",
+            "damaged_more",
+            "entries",
+            "holes",
+            "holes_more",
+            "log_skipped",
+            "log_skipped_more",
+            "verified",
+            "warnings"
+        ]
+    );
+    assert_eq!(facts["verified"], seed.as_str());
+    ok(&["restore", "--salvage", "--live", &store, &live]);
+    assert!(Path::new(&live).is_dir());
+    fails(2, &["restore", "--salvage", &store, &seed]);
+    fails(2, &["restore", "--live", &store, &live]);
+    fails(2, &["restore", "--salvage", "--live", &store, &seed, &live]);
+    fails(
+        7,
+        &["restore", "--salvage", &store, "nothing", &world.path("x")],
+    );
+    let inside = format!("{store}/out");
+    fails(2, &["restore", "--salvage", &store, &seed, &inside]);
+}
+
+#[test]
+fn check_repairs_what_can_be_derived() {
+    let (world, _) = World::with_snapshot();
+    let store = world.store();
+    ok(&["check", "--repair", &store]);
+    cover(&store);
+    let pack = world.packs().first().unwrap().clone();
+    let good = fs::read(&pack).unwrap();
+    let mut bytes = good.clone();
+    bytes[200] ^= 1;
+    fs::write(&pack, bytes).unwrap();
+    let done = mmhfs(&["--json", "check", "--repair", &store]);
+    assert_eq!(done.status.code(), Some(21), "{done:?}");
+    let facts = json(&String::from_utf8(done.stdout).unwrap());
+    assert_eq!(facts["repaired"].as_array().unwrap().len(), 1);
+    assert_eq!(facts["problems"].as_array().unwrap().len(), 0);
+    assert!(fs::read(&pack).unwrap() == good);
+    ok(&["check", "--repair", &store]);
 }

@@ -26,6 +26,7 @@ mod report;
 mod request;
 mod restore;
 mod rollback;
+mod salvage;
 mod scrub;
 mod seed;
 mod snapshot;

@@ -1,6 +1,6 @@
 //! `mmhfs scrub`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -102,6 +102,28 @@ impl From<ScrubReport> for ScrubFacts {
             finished: report.is_finished,
         }
     }
+}
+
+impl ScrubFacts {
+    /// The files that were repaired.
+    pub(super) fn repaired_files(&self) -> Vec<String> {
+        let repaired = self.damaged.iter();
+        repaired
+            .filter(|damage| is(damage, DamageState::Repaired))
+            .map(|damage| damage.file.clone())
+            .collect()
+    }
+}
+
+/// Scrubs the whole store and repairs what parity allows.
+pub(super) fn repair(ui: &Ui, store: &Path) -> Outcome<ScrubFacts> {
+    let args = Args {
+        store: store.to_owned(),
+        repair: true,
+        rate: None,
+        restart: true,
+    };
+    scrub(ui, &args)
 }
 
 /// Bytes in a second: `50M`, `50M/s`.

@@ -20,9 +20,10 @@ use super::check_roots::{Rooted, Top};
 use super::facts::path_in;
 use super::findings::Findings;
 use super::names::first_slot;
+use super::scrub::describe;
 use super::types::{CheckReport, Progress};
 use crate::base::limits::CHECK_DAMAGED_MAX;
-use crate::base::{ByteLen, ChunkId, FileOff, Ino, PackId, PackOff, Result, Slot};
+use crate::base::{ByteLen, ChunkId, Error, FileOff, Ino, PackId, PackOff, Result, Slot};
 use crate::chunk::{PackInfo, Scanned};
 use crate::format::frame::FrameChunk;
 use crate::format::keys;
@@ -127,21 +128,47 @@ impl Engine {
         for error in &unreadable {
             check.found.error(error, None);
         }
-        for name in self.store.checkpoints()? {
-            if let Err(error) = self.store.verify_checkpoint(name) {
-                check.found.error(&error, None);
-            }
-        }
+        check.other_files()?;
         check.scan_packs()?;
         check.chunks()?;
         check.inodes()?;
         check.strays()?;
         check.snapshots()?;
-        Ok(check.found.finish())
+        let bare = self.parity.unprotected(check.files.keys().copied());
+        let mut report = check.found.finish();
+        report.unprotected = Some(bare.len() as u64);
+        Ok(report)
     }
 }
 
 impl Check<'_> {
+    /// Superblocks, checkpoints and parity files.
+    fn other_files(&self) -> Result<()> {
+        let (store, parity) = (&self.engine.store, &self.engine.parity);
+        for bad in store.bad_superblocks()? {
+            self.found.file(bad.name, bad.detail);
+        }
+        for name in store.checkpoints()? {
+            if let Err(error) = store.verify_checkpoint(name) {
+                self.found.error(&error, None);
+            }
+        }
+        for bad in parity.unreadable() {
+            self.found.file(parity.name(bad.parity), bad.detail);
+        }
+        for header in parity.all() {
+            let id = header.parity();
+            match parity.check_parity(id) {
+                // One that another has replaced meanwhile is gone.
+                Ok(check) if check.is_clean() || parity.header(id).is_none() => {}
+                Ok(check) => self.found.file(parity.name(id), describe(&check)),
+                Err(Error::Invalid(_)) => {}
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
+    }
+
     // ---- packs ---------------------------------------------------------------------------------
 
     fn scan_packs(&mut self) -> Result<()> {

@@ -27,7 +27,7 @@ use crate::chunk::{
     ChunkLookup, ChunkStore, ParityPlace, ParityStore, SalvageDisk, SalvagedLog, Scanned,
     SkippedLog, StoreConfig, Watermark, checkpoints, load_checkpoint, load_superblock, salvage_log,
 };
-use crate::disk::{Disk, RealDisk, StoreLock, is_within, remove_tree};
+use crate::disk::{Disk, RealDisk, StoreLock, create_dirs, is_within, remove_tree};
 use crate::format::frame::{FrameChunk, FrameKind};
 use crate::format::keys;
 use crate::format::node::{Body, Node};
@@ -115,12 +115,17 @@ impl Engine {
         dest: &Path,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<SalvageReport> {
-        if is_within(dest, dir)? {
-            return Err(Error::Usage(format!(
-                "{} is inside the store {}",
-                dest.display(),
-                dir.display()
-            )));
+        for place in [Some(dest), options.scratch.as_deref()]
+            .into_iter()
+            .flatten()
+        {
+            if is_within(place, dir)? {
+                return Err(Error::Usage(format!(
+                    "{} is inside the store {}",
+                    place.display(),
+                    dir.display()
+                )));
+            }
         }
         let real: Arc<dyn Disk> = Arc::new(RealDisk::new(dir));
         let superblock = load_superblock(real.as_ref())?;
@@ -391,6 +396,7 @@ fn read_log(
     let empty = || match scratch {
         Some(dir) => {
             remove_tree(dir)?;
+            create_dirs(dir)?;
             Index::open(dir, &index_config(config))
         }
         None => Index::in_memory(MemoryTables::default()),

@@ -32,6 +32,7 @@ use crate::format::rows::{ChunkRow, PackKind, PackRow, Table};
 use crate::meta::{Rows, for_each_row};
 
 use pace::Pace;
+pub(in crate::engine) use parity::describe;
 
 /// Is told how far a scrub is; `false` ends it, and the next one goes on there.
 pub(crate) type Watch<'a> = &'a (dyn Fn(Progress) -> bool + Sync);

@@ -540,6 +540,8 @@ pub struct CheckReport {
     pub entries: u64,
     /// Bytes read or hashed.
     pub bytes: u64,
+    /// Packs that no parity covers: no problem, but what is damaged in them cannot be repaired. Only `check` counts them.
+    pub unprotected: Option<u64>,
     /// Each problem in words: pack, offset, path.
     pub problems: Vec<Problem>,
 }
