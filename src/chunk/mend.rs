@@ -4,7 +4,7 @@
 use super::checkpoint::{CheckpointName, load_checkpoint};
 use super::files::{pack_name, read_exactly};
 use super::store::ChunkStore;
-use super::superblocks::{bad_superblocks, save_superblock_copy};
+use super::superblocks::{save_superblock_copy, superblocks_that_are_bad};
 use crate::base::limits::QUARANTINE_FILES_MAX;
 use crate::base::{ByteLen, Error, PackId, PackOff, Result};
 use crate::disk::{Access, Disk};
@@ -35,7 +35,7 @@ impl ChunkStore {
     /// [`Error::VersionTooNew`], [`Error::UnknownFeatures`], [`Error::Io`].
     pub fn bad_superblocks(&self) -> Result<Vec<BadFile>> {
         let _not_while_they_are_written = self.writer.lock();
-        let bad = bad_superblocks(self.files.disk().as_ref(), self.superblock.store)?;
+        let bad = superblocks_that_are_bad(self.files.disk().as_ref(), self.superblock.store)?;
         let bad = bad.into_iter().map(|(name, detail)| BadFile {
             name: name.to_owned(),
             detail,
@@ -50,7 +50,7 @@ impl ChunkStore {
     pub fn mend_superblocks(&self) -> Result<()> {
         let writer = self.writer.lock();
         let disk = self.files.disk();
-        for (name, _) in bad_superblocks(disk.as_ref(), self.superblock.store)? {
+        for (name, _) in superblocks_that_are_bad(disk.as_ref(), self.superblock.store)? {
             put_aside(disk.as_ref(), name)?;
             save_superblock_copy(disk.as_ref(), writer.superblock(), name)?;
         }

@@ -59,7 +59,7 @@ pub use salvage_disk::SalvageDisk;
 pub use scan::{ScanReport, Scanned};
 pub use settle::settle_log;
 pub use store::ChunkStore;
-pub use superblocks::{load_superblock, mend_superblock};
+pub use superblocks::{load_superblock, mend_superblock, superblocks_that_are_bad};
 pub use types::{
     ChunkBytes, ChunkLookup, Committed, Durable, PackInfo, PutKind, StoreConfig, Watermark,
 };

@@ -12,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::files::read_exactly;
 use super::types::Durable;
-use crate::base::limits::{PARITY_MEMORY_DEFAULT, PARITY_PERCENT_DEFAULT};
+use crate::base::limits::{PARITY_MEMORY_DEFAULT, PARITY_PERCENT_DEFAULT, PROBLEMS_MAX};
 use crate::base::{Error, PackId, PackOff, ParityId, Result, StoreId};
 use crate::disk::{Access, Disk, DiskFile};
 use crate::fec::Plans;
@@ -122,6 +122,8 @@ pub struct ParityStore {
     pub(super) repairs: Mutex<()>,
     known: RwLock<Known>,
     interrupted: AtomicBool,
+    /// Names of the packs that were rewritten and nobody has been told of yet. A leaf.
+    rewritten: Mutex<BTreeSet<String>>,
 }
 
 impl ParityStore {
@@ -162,6 +164,7 @@ impl ParityStore {
             repairs: Mutex::new(()),
             known: RwLock::new(known),
             interrupted: AtomicBool::new(false),
+            rewritten: Mutex::default(),
         })
     }
 
@@ -304,6 +307,20 @@ impl ParityStore {
             self.place.disk.remove(&self.place.join(name))?;
         }
         Ok(())
+    }
+
+    /// Notes that a pack was rewritten.
+    pub(super) fn note_rewritten(&self, name: String) {
+        let mut rewritten = self.rewritten.lock();
+        if rewritten.len() < PROBLEMS_MAX {
+            rewritten.insert(name);
+        }
+    }
+
+    /// The names of the packs that were rewritten since this was asked last, by whomever.
+    #[must_use]
+    pub fn take_rewritten(&self) -> BTreeSet<String> {
+        std::mem::take(&mut *self.rewritten.lock())
     }
 
     /// Forgets an unreadable file that has been put away.

@@ -237,6 +237,9 @@ impl ParityStore {
                 let _ = remove_if_there(self.packs.as_ref(), &temp);
             }
             if let Some(installed) = installed {
+                if installed.is_ok() {
+                    self.note_rewritten(pack_name(member.pack, member.kind));
+                }
                 pass.repaired.push(RepairedPack {
                     pack: member.pack,
                     symbols: rebuild.survey.bad_count(),

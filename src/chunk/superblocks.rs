@@ -119,7 +119,7 @@ pub(super) fn save_superblock_copy(
 ///
 /// # Errors
 /// [`Error::VersionTooNew`] or [`Error::UnknownFeatures`] if an intact copy says so; [`Error::Io`].
-pub(super) fn bad_superblocks(
+pub fn superblocks_that_are_bad(
     disk: &dyn Disk,
     store: StoreId,
 ) -> Result<Vec<(&'static str, String)>> {

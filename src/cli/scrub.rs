@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::control::Client;
 use super::exit::{Exit, Failure, Outcome};
 use super::options::parse_size;
 use super::request::{Answer, Request, mismatch};
-use super::target::{Need, ask};
+use super::target::{Need, ask, retry, store_of};
 use super::ui::{Ui, count, size};
-use crate::engine::{DamageState, ScrubDamage, ScrubReport};
+use crate::engine::{Config, DamageState, Engine, ScrubDamage, ScrubReport};
 
 /// Read every stored byte and find what has rotted; with --repair bring it back from parity.
 ///
@@ -153,7 +154,12 @@ fn outcome(facts: &ScrubFacts) -> Outcome<()> {
         return Err(Failure::new(Exit::Damage, message));
     }
     if facts.repaired > 0 {
-        let message = format!("{}, all repaired", files(facts.repaired));
+        let rest = if facts.finished {
+            "all repaired"
+        } else {
+            "repaired; run it again for what is left"
+        };
+        let message = format!("{}, {rest}", files(facts.repaired));
         return Err(Failure::new(Exit::Repaired, message));
     }
     Ok(())
@@ -163,7 +169,7 @@ fn is(damage: &ScrubDamageFacts, state: DamageState) -> bool {
     damage.state == state.name()
 }
 
-/// Scrubs the store; one that cannot be opened for writing because of its damage is repaired as it is.
+/// Scrubs the store; one that cannot be opened is compared with its parity all the same.
 fn scrub(ui: &Ui, args: &Args) -> Outcome<ScrubFacts> {
     let request = |offline| Request::Scrub {
         repair: args.repair,
@@ -171,21 +177,68 @@ fn scrub(ui: &Ui, args: &Args) -> Outcome<ScrubFacts> {
         restart: args.restart,
         offline,
     };
-    let need = if args.repair { Need::Write } else { Need::Read };
-    let mut answer = ask(ui, &args.store, need, &request(false));
-    if let (true, Err(failure)) = (args.repair, &answer)
-        && matches!(failure.exit, Exit::Damage | Exit::PackMissing)
-    {
-        ui.note(format_args!(
-            "{}; repairing without opening the log for writing",
-            failure.message
-        ));
-        answer = ask(ui, &args.store, Need::Read, &request(true));
+    let store = store_of(&args.store)?;
+    let mounted = Client::connect(&store)?.is_some();
+    if mounted || !args.repair {
+        let answer = ask(
+            ui,
+            &args.store,
+            if args.repair { Need::Write } else { Need::Read },
+            &request(false),
+        );
+        return match answer {
+            Err(failure) if !mounted && is_damage(&failure) => closed(ui, &store, &failure, false),
+            answer => of(answer?),
+        };
     }
-    match answer? {
+    // Opening the store for writing writes them anew.
+    let superblocks = Engine::bad_superblocks(&store)?;
+    let mut answer = ask(ui, &args.store, Need::Write, &request(false)).and_then(of);
+    if answer.as_ref().is_err_and(is_damage) {
+        answer = ask(ui, &args.store, Need::Read, &request(true)).and_then(of);
+    }
+    let mut facts = match answer {
+        Err(failure) if is_damage(&failure) => return closed(ui, &store, &failure, true),
+        answer => answer?,
+    };
+    for (file, detail) in superblocks {
+        if facts.damaged.iter().all(|damage| damage.file != file) {
+            facts.repaired += 1;
+            facts.damaged.push(ScrubDamageFacts {
+                file,
+                ranges: Vec::new(),
+                detail,
+                state: DamageState::Repaired.name().to_owned(),
+                paths: Vec::new(),
+                paths_more: 0,
+            });
+        }
+    }
+    Ok(facts)
+}
+
+fn is_damage(failure: &Failure) -> bool {
+    matches!(failure.exit, Exit::Damage | Exit::PackMissing)
+}
+
+fn of(answer: Answer) -> Outcome<ScrubFacts> {
+    match answer {
         Answer::Scrubbed(facts) => Ok(facts),
         other => Err(mismatch(&other)),
     }
+}
+
+/// What can be told of a store that cannot be opened, because of `failure`.
+fn closed(ui: &Ui, store: &Path, failure: &Failure, repair: bool) -> Outcome<ScrubFacts> {
+    ui.note(&failure.message);
+    let config = Config::default();
+    let mut facts: ScrubFacts =
+        retry(store, || Engine::scrub_closed(store, &config, repair))?.into();
+    if facts.damaged.is_empty() {
+        return Err(failure.clone());
+    }
+    facts.finished = false;
+    Ok(facts)
 }
 
 fn human(facts: &ScrubFacts) -> String {

@@ -10,6 +10,7 @@
 //! asked under `parity_turn`, which is held while packs are repaired or removed. After an interruption it goes on where
 //! it was, but never past a pack with damage that is left: that is found again, and told again.
 
+mod closed;
 mod pace;
 mod parity;
 
@@ -143,6 +144,7 @@ impl Engine {
                 return Err(error);
             }
         }
+        scrub.repaired_by_others();
         scrub.mark()?;
         scrub.affected()?;
         Ok(scrub.report)
@@ -522,6 +524,18 @@ impl Scrub<'_> {
         }
         let next = (!self.report.is_finished).then_some(self.next);
         self.engine.store.note_scrub(next)
+    }
+
+    /// What was repaired since the last scrub without one: when the store was opened, or after a read.
+    fn repaired_by_others(&mut self) {
+        for name in self.parity.take_rewritten() {
+            let told =
+                |damage: &ScrubDamage| damage.file == name && damage.state == DamageState::Repaired;
+            if !self.report.damaged.iter().any(told) {
+                let detail = "it was damaged, and was repaired when it was needed".to_owned();
+                self.note(name, &[], detail, DamageState::Repaired);
+            }
+        }
     }
 
     /// Finds the paths that suffer from what is left.
