@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use crate::base::{Error, PackId, Result};
 use crate::chunk::{
-    Compared, ParityPlace, ParityStore, RepairOutcome, log_start, pack_name,
-    superblocks_that_are_bad,
+    Compared, ParityConfig, ParityPlace, ParityStore, RepairOutcome, load_superblock, log_start,
+    pack_name, superblocks_that_are_bad,
 };
 use crate::disk::{Disk, RealDisk, StoreLock};
-use crate::engine::Engine;
 use crate::engine::heal::parity_trouble;
+use crate::engine::protect::parity_config;
 use crate::engine::types::{DamageState, ScrubDamage, ScrubReport};
+use crate::engine::{Config, Engine};
 use crate::format::rows::PackKind;
 
 fn damage(
@@ -32,21 +33,38 @@ fn damage(
     }
 }
 
+/// Rebuilds a pack from the first parity file that suffices.
+fn rebuild(
+    parity: &ParityStore,
+    pack: PackId,
+    config: &ParityConfig,
+    quarantined: &mut Vec<String>,
+) -> Result<DamageState> {
+    for cover in parity.covers(pack) {
+        match parity.reconstruct_only(cover.parity, &[pack], config)? {
+            RepairOutcome::Repaired(repaired) => {
+                let kept = repaired.into_iter().filter_map(|done| done.quarantined);
+                quarantined.extend(kept);
+                return Ok(DamageState::Repaired);
+            }
+            RepairOutcome::Clean => return Ok(DamageState::Repaired),
+            RepairOutcome::BeyondRepair { .. } => {}
+        }
+    }
+    Ok(DamageState::BeyondRepair)
+}
+
 impl Engine {
     /// Compares the packs of a store that cannot be opened with their parity files; with `repair` rebuilds those that
     /// differ. Paths are not looked for: without the log nobody knows them.
     ///
     /// # Errors
     /// [`Error::NotAStore`], [`Error::Superblock`], [`Error::Locked`], those of the disk.
-    pub fn scrub_closed(
-        dir: &Path,
-        config: &crate::engine::Config,
-        repair: bool,
-    ) -> Result<ScrubReport> {
+    pub fn scrub_closed(dir: &Path, config: &Config, repair: bool) -> Result<ScrubReport> {
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(dir));
-        crate::chunk::load_superblock(disk.as_ref())?;
+        load_superblock(disk.as_ref())?;
         let _lock = StoreLock::take(dir)?;
-        let superblock = crate::chunk::load_superblock(disk.as_ref())?;
+        let superblock = load_superblock(disk.as_ref())?;
         let mut report = ScrubReport::default();
         if let Some(trouble) = parity_trouble(dir, disk.as_ref(), &superblock)? {
             return Err(Error::Usage(trouble));
@@ -65,6 +83,10 @@ impl Engine {
         let members = headers.iter().flat_map(|header| header.members());
         let packs: BTreeMap<PackId, PackKind> = members.map(|m| (m.pack, m.kind)).collect();
         report.parity_files = headers.len() as u64;
+        let may_be_gone = |pack, kind| {
+            // Cleaning may have removed it.
+            kind == PackKind::Data || start.is_some_and(|start| pack < start)
+        };
         for (pack, kind) in packs {
             let bytes = &mut report.bytes;
             let compared = parity.compare(pack, &mut |len| {
@@ -75,31 +97,17 @@ impl Engine {
             let ranges = match compared {
                 Compared::Same | Compared::Unprotected => continue,
                 Compared::Differs(ranges) => ranges,
-                // Cleaning may have removed it.
-                Compared::Missing { .. }
-                    if kind == PackKind::Data || start.is_some_and(|start| pack < start) =>
-                {
-                    continue;
-                }
+                Compared::Missing { .. } if may_be_gone(pack, kind) => continue,
                 Compared::Missing { len } => vec![0..len],
             };
-            let detail = "not the bytes that were written";
             let mut state = DamageState::Repairable;
             if repair {
-                state = DamageState::BeyondRepair;
-                for cover in parity.covers(pack) {
-                    let config = crate::engine::protect::parity_config(config, 0);
-                    let done = parity.reconstruct_only(cover.parity, &[pack], &config)?;
-                    if let RepairOutcome::Repaired(repaired) = done {
-                        let kept = repaired.into_iter().filter_map(|done| done.quarantined);
-                        report.quarantined.extend(kept);
-                        state = DamageState::Repaired;
-                        break;
-                    }
-                }
+                let config = parity_config(config, 0);
+                state = rebuild(&parity, pack, &config, &mut report.quarantined)?;
             }
-            let name = pack_name(pack, kind);
-            report.damaged.push(damage(name, ranges, detail, state));
+            let detail = "not the bytes that were written";
+            let found = damage(pack_name(pack, kind), ranges, detail, state);
+            report.damaged.push(found);
         }
         let is_left = |damage: &&ScrubDamage| damage.state != DamageState::Repaired;
         report.left = report.damaged.iter().filter(is_left).count() as u64;
@@ -114,7 +122,7 @@ impl Engine {
     /// Those of finding the superblock.
     pub fn bad_superblocks(dir: &Path) -> Result<Vec<(String, String)>> {
         let disk = RealDisk::new(dir);
-        let store = crate::chunk::load_superblock(&disk)?.store;
+        let store = load_superblock(&disk)?.store;
         let bad = superblocks_that_are_bad(&disk, store)?;
         Ok(bad
             .into_iter()

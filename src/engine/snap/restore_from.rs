@@ -8,12 +8,12 @@ use parking_lot::Mutex;
 use super::entry::new_entry;
 use super::tree::Tree;
 use crate::base::limits::SEGMENT_LEN;
-use crate::base::{ChunkId, Digest, Error, FileOff, Ino, Result};
+use crate::base::{ChunkId, Digest, Error, FileOff, Ino, Result, Timestamp};
 use crate::chunk::ChunkStore;
 use crate::engine::extents::clipped;
 use crate::format::keys;
 use crate::format::node::{Body, DirBody, DirChild, Entry};
-use crate::format::rows::{DirentRow, ExtentRow, FLAG_HAS_XATTRS, InodeRow, Kind, Table};
+use crate::format::rows::{Attrs, DirentRow, ExtentRow, FLAG_HAS_XATTRS, InodeRow, Kind, Table};
 use crate::meta::{Index, Rows, for_each_row};
 
 /// A tree of entries.
@@ -101,17 +101,54 @@ impl<'a> Live<'a> {
         }
     }
 
-    /// The root directory.
+    /// The root directory; if its row is lost, one with made-up attributes.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is none, those of the index.
+    /// Those of the index.
     pub(crate) fn root(&self) -> Result<Entry> {
-        let row = self.rows.get(Table::Inode, &keys::inode(Ino::ROOT))?;
-        let row = InodeRow::decode(&row.ok_or(Error::NotFound)?)?;
-        if row.attrs.kind != Kind::Dir {
-            return Err(Error::NotDirectory);
-        }
+        let row = match self.row(Ino::ROOT)? {
+            Some(row) if row.attrs.kind == Kind::Dir => row,
+            _ => self.made_up(Ino::ROOT, Kind::Dir)?,
+        };
         self.entry(b"", Ino::ROOT, &row)
+    }
+
+    fn row(&self, ino: Ino) -> Result<Option<InodeRow>> {
+        let row = self.rows.get(Table::Inode, &keys::inode(ino))?;
+        Ok(row.and_then(|row| InodeRow::decode(&row).ok()))
+    }
+
+    /// What stands for the row of an inode that is lost: a file is as long as its extents reach.
+    fn made_up(&self, ino: Ino, kind: Kind) -> Result<InodeRow> {
+        let (mut size, mut mapped) = (0_u64, 0_u64);
+        if kind == Kind::File {
+            let all = 0..FileOff::MAX.raw();
+            for (off, extent) in clipped(self.rows, ino, all)? {
+                size = size.max(off.saturating_add(u64::from(extent.len)));
+                mapped = mapped.saturating_add(u64::from(extent.len));
+            }
+        }
+        let then = Timestamp::default();
+        Ok(InodeRow {
+            attrs: Attrs {
+                kind,
+                mode: if kind == Kind::Dir { 0o755 } else { 0o644 },
+                uid: 0,
+                gid: 0,
+                rdev_major: 0,
+                rdev_minor: 0,
+                flags: FLAG_HAS_XATTRS,
+                size,
+                atime: then,
+                mtime: then,
+                ctime: then,
+                btime: then,
+            },
+            nlink: 1,
+            mapped,
+            parent: Ino::ROOT,
+            target: Vec::new(),
+        })
     }
 
     fn entry(&self, name: &[u8], ino: Ino, row: &InodeRow) -> Result<Entry> {
@@ -155,29 +192,43 @@ impl<'a> Live<'a> {
         let from = keys::dirent(dir, crate::base::Slot::from_raw(after.saturating_add(1)));
         for_each_row(self.rows, Table::Dirent, &from, &to, &mut |key, value| {
             let (_, slot) = keys::parse_dirent(key)?;
-            match self.child(value) {
-                Ok(entry) => each(slot.raw(), &entry),
+            let (entry, trouble) = match self.child(value) {
+                Ok((entry, trouble)) => (Some(entry), trouble),
                 Err(error @ (Error::Malformed { .. } | Error::InFile { .. })) => {
-                    bad(error).map(|()| true)
+                    (None, Some(error))
                 }
-                Err(other) => Err(other),
+                Err(other) => return Err(other),
+            };
+            if let Some(trouble) = trouble {
+                bad(trouble)?;
             }
+            entry.map_or(Ok(true), |entry| each(slot.raw(), &entry))
         })
     }
 
-    fn child(&self, value: &[u8]) -> Result<Entry> {
+    /// The entry of a row of a directory, and what is wrong with it.
+    fn child(&self, value: &[u8]) -> Result<(Entry, Option<Error>)> {
         let dirent = DirentRow::decode(value)?;
-        let named = |error: Error| Error::InFile {
+        let named = |detail| Error::InFile {
             path: String::from_utf8_lossy(&dirent.name).into_owned(),
-            source: Box::new(error),
+            source: Box::new(malformed(detail)),
         };
-        let row = self.rows.get(Table::Inode, &keys::inode(dirent.ino))?;
-        let row = row.ok_or_else(|| named(malformed("an entry without an inode")))?;
-        let row = InodeRow::decode(&row).map_err(named)?;
+        let (row, trouble) = match self.row(dirent.ino)? {
+            Some(row) => (row, None),
+            None if matches!(dirent.kind, Kind::Dir | Kind::File) => {
+                let row = self.made_up(dirent.ino, dirent.kind)?;
+                (
+                    row,
+                    Some(named("its inode is lost, the attributes are made up")),
+                )
+            }
+            None => return Err(named("its inode is lost")),
+        };
         if row.attrs.kind == Kind::Dir && !self.met.lock().insert(dirent.ino) {
-            return Err(named(malformed("a directory that is in another one too")));
+            return Err(named("a directory that is in another one too"));
         }
-        self.entry(&dirent.name, dirent.ino, &row).map_err(named)
+        let entry = self.entry(&dirent.name, dirent.ino, &row)?;
+        Ok((entry, trouble))
     }
 
     fn segments(&self, ino: Ino, size: u64) -> Result<Vec<u64>> {
