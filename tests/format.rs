@@ -27,7 +27,7 @@ use mmhfs::format::record::{
 use mmhfs::format::rows::{DirentRow, DirtyKey, ExtentRow, InodeRow, Table};
 use mmhfs::format::split::SplitNode;
 use mmhfs::format::superblock::{
-    FEATURE_SPLIT_NODES, decode_superblock, encode_superblock, is_foreign,
+    FEATURE_SPLIT_NODES, Superblock, decode_superblock, encode_superblock, is_foreign,
 };
 use mmhfs::format::{CHAIN_START, Hash, HashFn, keys};
 use mmhfs::hash::{Checksum, checksum};
@@ -245,6 +245,35 @@ fn a_foreign_a_damaged_and_a_newer_superblock_are_told_apart() {
         patch(72, &[1])
     );
     assert!(decode_superblock(&patch(300, &[1]), &hash).is_err());
+}
+
+#[test]
+fn a_superblock_says_how_much_parity_there_is_only_with_its_feature_bit() {
+    let hash = |parts: &[&[u8]]| checksum(Checksum::Superblock, parts);
+    let of = |percent: u8, bit: u8, at_201: u8| {
+        let mut bytes = encode_superblock(&superblock(), &hash).unwrap();
+        bytes[64] = bit;
+        bytes[200] = percent;
+        bytes[201] = at_201;
+        let sum = hash(&[&bytes[..4064]]);
+        bytes[4064..].copy_from_slice(&sum);
+        decode_superblock(&bytes, &hash).map(|found| found.parity_percent)
+    };
+    assert_eq!(of(0, 0, 0).unwrap(), None);
+    for percent in [0, 7, 100] {
+        assert_eq!(of(percent, 1, 0).unwrap(), Some(percent));
+        let with = superblock().with_parity(percent);
+        assert!(with.check_writable().is_ok());
+        let bytes = encode_superblock(&with, &hash).unwrap();
+        assert_eq!(decode_superblock(&bytes, &hash).unwrap(), with);
+    }
+    assert!(of(101, 1, 0).is_err());
+    assert!(of(7, 0, 0).is_err() && of(7, 1, 1).is_err());
+    let without_bit = Superblock {
+        parity_percent: Some(7),
+        ..superblock()
+    };
+    assert!(encode_superblock(&without_bit, &hash).is_err());
 }
 
 #[test]
@@ -573,8 +602,8 @@ proptest! {
 
 fn checksum_at(name: &str, len: usize) -> Option<usize> {
     match name {
-        "superblock" | "pack_first_log" | "pack_log" | "pack_data" | "parity_header"
-        | "parity_table" => Some(4064),
+        "superblock" | "superblock_parity" | "pack_first_log" | "pack_log" | "pack_data"
+        | "parity_header" | "parity_table" => Some(4064),
         "frame" => Some(32),
         "record" => Some(128),
         "footer" => Some(len - TRAILER_LEN - 32),

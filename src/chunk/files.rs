@@ -112,6 +112,11 @@ impl PackFiles {
         self.open.lock().put(id, file);
     }
 
+    /// Makes a pack known whose file was put in its place by a repair.
+    pub(super) fn adopt(&self, id: PackId, kind: PackKind) {
+        self.kinds.write().insert(id, kind);
+    }
+
     /// Removes the file of a pack and returns its length in bytes. One that is not there is no error.
     ///
     /// Who has it open goes on reading it; its number is never used again (I4).

@@ -11,6 +11,7 @@
 //! verified all the same, and a repair looks whether the pack is still part of the store.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::cache::FrameKey;
+use super::files::pack_name;
 use super::parity::ParityStore;
 use super::read::DecodedFrame;
 use super::repair::{LostRange, RangeOutcome};
@@ -25,7 +27,7 @@ use super::store::ChunkStore;
 use crate::base::limits::{DAMAGED_FRAMES_MAX, FRAME_RAW_LEN_MAX};
 use crate::base::{Error, PackId, PackOff, Result, Site};
 use crate::format::frame::{Address, FRAME_LEN_MAX};
-use crate::format::rows::ChunkRow;
+use crate::format::rows::{ChunkRow, PackKind};
 
 const _: () = assert!(FRAME_RAW_LEN_MAX <= FRAME_LEN_MAX);
 
@@ -295,6 +297,18 @@ impl ChunkStore {
     #[must_use]
     pub fn holds_pack(&self, pack: PackId) -> bool {
         self.files.holds(pack)
+    }
+
+    /// Where the file of a pack is, or should be.
+    #[must_use]
+    pub fn pack_path(&self, pack: PackId, kind: PackKind) -> PathBuf {
+        self.files.disk().path(&pack_name(pack, kind))
+    }
+
+    /// Takes a pack that was not there when the store was opened, and was rebuilt since, as part of the store.
+    pub fn adopt(&self, pack: PackId, kind: PackKind) {
+        self.files.adopt(pack, kind);
+        *self.closed_len.lock() = None;
     }
 
     /// Forgets what was known of a pack that is no part of the store.

@@ -62,6 +62,26 @@ impl ParityStore {
         Ok(())
     }
 
+    /// The newest LOG pack that parity covers, that is not there, and that is newer than all LOG packs which are.
+    ///
+    /// Without the end of the log it is not known which of the numbers that have no file is missing: an error names the first,
+    /// which cleaning may have removed. The newest it never removes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the directory of packs cannot be listed.
+    pub fn lost_newest_log(&self, superblock: &Superblock) -> Result<Option<PackId>> {
+        let packs = list_packs(self.packs.as_ref())?;
+        let is_log = |kind: PackKind| kind == PackKind::Log;
+        // One above the mark may be what a crash has left of its creation.
+        let logs = packs.range(..=superblock.pack_high_water);
+        let logs = logs.filter(|(_, kind)| is_log(**kind));
+        let newest = logs.map(|(pack, _)| *pack).max().unwrap_or_default();
+        let files = self.all();
+        let members = files.iter().flat_map(|file| file.members());
+        let lost = members.filter(|m| is_log(m.kind) && m.pack > newest);
+        Ok(lost.map(|m| m.pack).max())
+    }
+
     /// The LOG packs that parity covers and of which something cannot be read at all.
     ///
     /// Reads them all. To be asked when reading the log has failed without saying where.

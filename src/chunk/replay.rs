@@ -234,12 +234,14 @@ impl Log<'_> {
         links.push(newest);
         while cut.prev.raw() != 0 {
             before |= from.is_some_and(|mark| is_at(&cut, mark));
+            // One that a checkpoint has made superfluous, and cleaning has removed.
+            let gone = !self.packs.contains_key(&cut.prev);
+            let gone = gone && self.start.is_some_and(|start| cut.prev < start);
+            // Bug: if the watermark's pack was lost, this one was said to be missing.
+            if gone && from.is_some() {
+                break;
+            }
             if before {
-                // One that a checkpoint has made superfluous, and cleaning has removed.
-                let gone = !self.packs.contains_key(&cut.prev);
-                if gone && self.start.is_some_and(|start| cut.prev < start) {
-                    break;
-                }
                 older.insert(cut.prev, cut.len);
             }
             let holds_mark = from.is_some_and(|mark| mark.pack == cut.prev);

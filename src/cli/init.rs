@@ -7,6 +7,7 @@ use super::mounts;
 use super::options::parse_size;
 use super::ui::Ui;
 use crate::base::Env;
+use crate::base::limits::PARITY_PERCENT_DEFAULT;
 use crate::engine::{Engine, InitOptions};
 
 /// Make a store in an empty or a new directory.
@@ -46,6 +47,8 @@ pub(super) fn run(ui: &Ui, args: &Args) -> Outcome<()> {
         return ui.document(&serde_json::json!({
             "store": store.display().to_string(),
             "pack_capacity": options.pack_capacity,
+            "parity": args.parity.unwrap_or(PARITY_PERCENT_DEFAULT),
+            "parity_dir": options.parity_dir.as_ref().map(|dir| dir.display().to_string()),
         }));
     }
     ui.note(format_args!("{} is a store now", store.display()));

@@ -182,8 +182,8 @@ fn plan(args: &Args) -> Outcome<Plan> {
         },
         seed: args.seed.clone(),
         size_limit: args.size_limit,
-        protect: true,
         auto_clean: args.auto_clean,
+        ..defaults
     };
     // The mount table shows the source as it was given, as other filesystems do.
     let source = std::path::absolute(&args.store).unwrap_or_else(|_| store.clone());

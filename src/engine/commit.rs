@@ -24,7 +24,7 @@ use crate::base::{Error, FileOff, Ino, PackId, Result};
 use crate::chunk::{Batch, Committed, Durable, PutKind, cut};
 use crate::format::keys;
 use crate::format::rows::{ExtentRow, InodeRow, Kind, Op, Table, encode_counter};
-use crate::meta::Index;
+use crate::meta::{Index, Rows as _};
 
 /// Bytes that are chunked and stored at a time.
 const WINDOW_LEN: usize = 8 << 20;
@@ -375,13 +375,20 @@ impl Engine {
             if row.attrs.kind != Kind::File {
                 continue;
             }
-            if let Some(inode) = self.inodes.get(ino) {
-                let before = inode.layers.lock().mapped;
-                let delta = edits.get(&ino).map_or(0, ExtentEdits::mapped_delta);
-                row.mapped = before.saturating_add_signed(delta);
-                settled.insert(ino, row.mapped);
-                *value = row.encode();
-            }
+            let before = match self.inodes.get(ino) {
+                Some(inode) => inode.layers.lock().mapped,
+                // Bug: of a file that was removed while its first commit failed, the next one said that nothing was
+                // mapped.
+                None => {
+                    let row = self.index().get(Table::Inode, &keys::inode(ino))?;
+                    let row = row.map(|row| InodeRow::decode(&row)).transpose()?;
+                    row.map_or(0, |row| row.mapped)
+                }
+            };
+            let delta = edits.get(&ino).map_or(0, ExtentEdits::mapped_delta);
+            row.mapped = before.saturating_add_signed(delta);
+            settled.insert(ino, row.mapped);
+            *value = row.encode();
         }
         Ok(settled)
     }

@@ -4,7 +4,7 @@
 //! lock, so what it has removed never comes back. Before the index is open it is not known which packs are part of the
 //! store; then only packs that the log cannot do without are rebuilt: those that an error names.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,9 +12,13 @@ use super::Engine;
 use super::protect::parity_config;
 use crate::base::limits::{OPEN_REPAIRS_MAX, PARITY_PERCENT_DEFAULT};
 use crate::base::{Error, PackId, Result};
-use crate::chunk::{LostRange, PARITY_DIR, ParityStore, RepairOutcome, RepairedPack, damaged_pack};
+use crate::chunk::{
+    ChunkStore, LostRange, PARITY_DIR, ParityStore, RepairOutcome, RepairedPack, damaged_pack,
+};
 use crate::disk::{Access, Disk, link_target};
+use crate::format::rows::{ChunkRow, PackKind, Table};
 use crate::format::superblock::Superblock;
+use crate::meta::{Index, for_each_row};
 
 /// Name of the file that says which store a directory of parity files elsewhere belongs to.
 const PARITY_MARK: &str = "mmhfs-store";
@@ -120,7 +124,10 @@ impl Opening<'_> {
                 Err(error) => error,
             };
             let suspects = match damaged_pack(&error) {
-                Some(pack) => vec![pack],
+                Some(pack) => match self.parity.lost_newest_log(self.superblock)? {
+                    Some(newest) if is_missing(&error) && !tried.contains(&newest) => vec![newest],
+                    _ => vec![pack],
+                },
                 // A bad sector of the log: which pack it is in is found by reading them.
                 None if matches!(error, Error::Io { .. }) => self.parity.unreadable_logs()?,
                 None => Vec::new(),
@@ -147,6 +154,41 @@ impl Opening<'_> {
         }
     }
 
+    /// Tells packs that parity covers and that are not there apart: those that cleaning has removed stay removed, those in
+    /// which the index has chunks are rebuilt.
+    ///
+    /// Nothing else notices the loss of a LOG pack before a checkpoint. Costs nothing but after such a loss, or a crash in a
+    /// cleaning: then a look at the rows of all chunks.
+    pub(super) fn restore_lost(&self, store: &ChunkStore, index: &Index) -> Result<()> {
+        let mut absent: BTreeMap<PackId, PackKind> = BTreeMap::new();
+        for file in self.parity.all() {
+            let members = file.members().iter().filter(|m| !store.holds_pack(m.pack));
+            absent.extend(members.map(|m| (m.pack, m.kind)));
+        }
+        if absent.is_empty() {
+            return Ok(());
+        }
+        let mut named: BTreeSet<PackId> = BTreeSet::new();
+        for_each_row(index, Table::Chunk, &[], &[0xff; 33], &mut |_, value| {
+            let pack = ChunkRow::decode(value)?.pack;
+            if absent.contains_key(&pack) {
+                named.insert(pack);
+            }
+            Ok(named.len() < absent.len())
+        })?;
+        for (pack, kind) in absent {
+            let why = || Error::PackMissing {
+                path: store.pack_path(pack, kind),
+            };
+            if named.contains(&pack) && self.rebuild(pack, &why()) {
+                store.adopt(pack, kind);
+            } else {
+                self.parity.note_gone([pack]);
+            }
+        }
+        Ok(())
+    }
+
     /// Rebuilds a pack; says whether another file is in its place now.
     fn rebuild(&self, pack: PackId, why: &Error) -> bool {
         let percent = self.superblock.parity_percent;
@@ -169,6 +211,10 @@ impl Opening<'_> {
         }
         false
     }
+}
+
+fn is_missing(error: &Error) -> bool {
+    matches!(error, Error::PackMissing { .. })
 }
 
 /// The bytes of the file that names the store of a directory of parity files.

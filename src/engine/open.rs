@@ -18,6 +18,7 @@ use super::snap::{NodeCache, Virtual};
 use super::space::AutoClean;
 use crate::base::limits::{
     MEMORY_DEFAULT, MEMORY_MIN, PACK_CAPACITY_DEFAULT, PACK_CAPACITY_MAX, PACK_CAPACITY_MIN,
+    PARITY_GROUP_PACKS,
 };
 use crate::base::{ByteLen, ChunkId, Env, Error, Ino, PackId, Result, StoreId};
 use crate::chunk::{
@@ -106,6 +107,9 @@ pub struct Config {
     /// Make parity and repair damaged packs by itself: in the background and at close. Without it only
     /// [`Engine::protect`] does, and opening a store.
     pub protect: bool,
+    /// Packs that make a group of parity, `2..=32`. With fewer than the default the loss of a whole pack needs a higher
+    /// percentage of parity.
+    pub parity_group_packs: usize,
 }
 
 impl Default for Config {
@@ -121,6 +125,7 @@ impl Default for Config {
             size_limit: None,
             auto_clean: false,
             protect: true,
+            parity_group_packs: PARITY_GROUP_PACKS,
         }
     }
 }
@@ -284,13 +289,7 @@ impl Engine {
         };
         let (index, store) = opening.healed(|| open_packs(place, &opening, &env))?;
         if !config.read_only {
-            let files = parity.all();
-            let members = files.iter().flat_map(|file| file.members());
-            parity.note_gone(
-                members
-                    .map(|m| m.pack)
-                    .filter(|pack| !store.holds_pack(*pack)),
-            );
+            opening.restore_lost(&store, &index)?;
         }
         let counter = |name: &str| -> Result<u64> {
             index

@@ -3,7 +3,7 @@
 //! 1. A group of which a member is gone, by cleaning: its other members get parity of their own, then the file goes.
 //! 2. A parity file of one pack that is gone, or that a whole group covers as well (a crash came between), goes.
 //! 3. A finished pack that nothing covers gets parity of its own.
-//! 4. Sixteen packs of about one length that have parity of their own become a group. Others stay as they are: the
+//! 4. Sixteen packs (or as many as the configuration says) of about one length that have parity of their own become a group. Others stay as they are: the
 //!    overhead of a group counts as if all its packs were as long as its longest.
 //!
 //! The first two come first: what they remove may be counted as cover otherwise.
@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::base::limits::{PARITY_GROUP_LEN_PERCENT_MIN, PARITY_GROUP_PACKS};
+use crate::base::limits::{PARITY_GROUP_LEN_PERCENT_MIN, PARITY_MEMBERS_MAX};
 use crate::base::{PackId, ParityId};
 use crate::chunk::PackToCover;
 use crate::format::parity::{Member, ParityHeader, ParityKind};
@@ -41,6 +41,8 @@ pub(super) struct Facts<'a> {
     pub(super) refused: &'a BTreeSet<PackId>,
     /// Whether the store is to have parity.
     pub(super) wanted: bool,
+    /// Packs of a group.
+    pub(super) group_packs: usize,
 }
 
 /// The pack of a member, as it is to be covered anew.
@@ -119,7 +121,8 @@ impl Facts<'_> {
         alone.sort_by_key(|m| (std::cmp::Reverse(m.len), m.pack));
         let mut groups = Vec::new();
         let mut rest = alone.as_slice();
-        while let Some(some) = rest.get(..PARITY_GROUP_PACKS) {
+        let count = self.group_packs.clamp(2, PARITY_MEMBERS_MAX);
+        while let Some(some) = rest.get(..count) {
             let longest = some.first().map_or(0, |m| m.len.raw());
             let shortest = some.last().map_or(0, |m| m.len.raw());
             let alike = u128::from(shortest) * 100
@@ -127,7 +130,7 @@ impl Facts<'_> {
             if alike {
                 groups.push(some.iter().map(|m| pack_of(m)).collect());
             }
-            let skip = if alike { PARITY_GROUP_PACKS } else { 1 };
+            let skip = if alike { count } else { 1 };
             rest = rest.get(skip..).unwrap_or_default();
         }
         groups
@@ -174,6 +177,7 @@ mod tests {
             holds: &holds,
             refused: &BTreeSet::new(),
             wanted: true,
+            group_packs: 16,
         };
         facts.plan()
     }
@@ -230,6 +234,7 @@ mod tests {
             holds: &|_| true,
             refused: &refused,
             wanted: true,
+            group_packs: 16,
         };
         assert_eq!(facts.plan(), [Work::Cover(pack_of(&member(3, 1)))]);
     }

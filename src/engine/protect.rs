@@ -136,6 +136,7 @@ impl Engine {
             holds: &|pack| self.store.holds_pack(pack),
             refused: &refused,
             wanted: self.parity_percent() > 0,
+            group_packs: self.config.parity_group_packs,
         };
         Ok(facts.plan())
     }

@@ -59,6 +59,8 @@ pub(crate) struct Run {
     pub(crate) log: Vec<String>,
     /// Of every call of the disk and what came of it.
     pub(crate) calls: u64,
+    /// How the store is opened.
+    pub(crate) config: Config,
 }
 
 impl Run {
@@ -152,9 +154,14 @@ pub(crate) fn scratch() -> Arc<tempfile::TempDir> {
     Arc::new(dir.unwrap())
 }
 
-pub(crate) fn sim_config() -> Config {
+/// How a store is opened; `parity`: 0 without making any, 1 as users have it, 2 with small groups.
+pub(crate) fn sim_config(parity: u64) -> Config {
     Config {
         verify_writes: false,
+        // With more, reads would come in another order each time.
+        threads: 1,
+        protect: parity > 0,
+        parity_group_packs: if parity > 1 { 2 } else { 16 },
         ..config()
     }
 }
@@ -164,6 +171,8 @@ pub(crate) fn play(seed: u64, dir: &Arc<tempfile::TempDir>) -> Run {
     let mut dice = Dice(seed);
     let sizes = sizes(&mut dice);
     let faulty = dice.one_in(2);
+    let parity = dice.below(3);
+    let config = sim_config(parity);
     let tables = MemoryTables::default();
     let disk = Arc::new(SimDisk::new(Medium::new(), dice.word()));
     disk.film(Some(tables.clone()));
@@ -174,17 +183,15 @@ pub(crate) fn play(seed: u64, dir: &Arc<tempfile::TempDir>) -> Run {
     };
     let clock = env(seed);
     let pack_capacity = 4 << 20;
-    Engine::init_on(
-        &place,
-        &clock,
-        &InitOptions {
-            pack_capacity,
-            ..InitOptions::default()
-        },
-    )
-    .unwrap();
+    let options = InitOptions {
+        pack_capacity,
+        // So much that a group of two survives the loss of one.
+        parity_percent: (parity > 1).then_some(60),
+        ..InitOptions::default()
+    };
+    Engine::init_on(&place, &clock, &options).unwrap();
     let initialised = disk.steps();
-    let engine = Engine::open_on(&place, clock.clone(), sim_config()).unwrap();
+    let engine = Engine::open_on(&place, clock.clone(), config.clone()).unwrap();
     let world = World {
         dir: Arc::clone(dir),
         copy: 0,
@@ -201,6 +208,7 @@ pub(crate) fn play(seed: u64, dir: &Arc<tempfile::TempDir>) -> Run {
         faults: 0,
         log: Vec::new(),
         calls: 0,
+        config,
     };
     let mut player = Player {
         on: Steps::new(dice, world, sizes),
@@ -229,7 +237,7 @@ impl Player {
             if self.on.dice.one_in(6) {
                 self.plan_faults();
             }
-            match self.on.dice.below(23) {
+            match self.on.dice.below(26) {
                 0 if long == 12 && self.on.dice.one_in(3) => self.many_attributes(),
                 1 if self.on.dice.one_in(2) => self.kill(),
                 _ if self.failed && self.on.dice.one_in(4) => self.kill(),
@@ -240,6 +248,7 @@ impl Player {
                 17 => self.snapshot(),
                 18 => self.unsnap_or_rollback(),
                 19..=21 => self.clean(),
+                22..=24 if self.run.config.protect => self.protect(),
                 _ => self.reopen(),
             }
             if self.on.world.engine.is_none() {
@@ -472,6 +481,21 @@ impl Player {
         }
     }
 
+    /// Parity for what is finished, which is made so now and then.
+    fn protect(&mut self) {
+        let done = self.on.world.engine().protect();
+        self.note("protect", &done);
+        match done {
+            Ok(report) => assert!(self.faulty || report.refused.is_empty(), "{report:?}"),
+            Err(error) => self.excuse(&error),
+        }
+    }
+
+    fn open(&self) -> mmhfs::base::Result<Arc<Engine>> {
+        let (clock, config) = (self.on.world.env.clone(), self.run.config.clone());
+        Engine::open_on(&self.place, clock, config)
+    }
+
     /// What is in memory is what the successful operations made it.
     fn compare(&self, when: &str) {
         let got = seen(&self.on.world, self.on.world.engine().root());
@@ -485,7 +509,7 @@ impl Player {
         self.failed = false;
         self.on.world.engine = None;
         self.note("kill", &());
-        let opened = Engine::open_on(&self.place, self.on.world.env.clone(), sim_config());
+        let opened = self.open();
         self.note("open", &opened.as_ref().map(|_| ()));
         match opened {
             Ok(engine) => {
@@ -506,7 +530,7 @@ impl Player {
         if let (Some(index), true) = (&self.place.index, self.on.dice.one_in(4)) {
             index.clear();
         }
-        let opened = Engine::open_on(&self.place, self.on.world.env.clone(), sim_config());
+        let opened = self.open();
         self.note("open", &opened.as_ref().map(|_| ()));
         match opened {
             Ok(engine) => self.on.world.engine = Some(engine),

@@ -12,6 +12,7 @@
 )]
 
 mod facts;
+mod healing;
 mod history;
 #[path = "../engine/model.rs"]
 mod model;

@@ -10,12 +10,12 @@ use mmhfs::engine::{CleanOptions, Engine, Place};
 use mmhfs::meta::MemoryTables;
 use mmhfs::sim::{CallKind, Dice, Fault, FaultError, Medium, Shot, SimDisk};
 
-use crate::history::{Run, hash_of, no_progress, sim_config};
+use crate::history::{Run, hash_of, no_progress};
 use crate::model::{Tree, difference, seen};
 use crate::steps::{Sizes, Steps};
 use crate::world::{World, env};
 
-type Outcome<T> = Result<T, String>;
+pub(crate) type Outcome<T> = Result<T, String>;
 
 /// How often something happened beside the crash itself.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,6 +29,10 @@ pub(crate) struct Tally {
     pub(crate) cleaned: u64,
     pub(crate) damages: u64,
     pub(crate) damages_found: u64,
+    pub(crate) healed: u64,
+    pub(crate) healed_packs: u64,
+    pub(crate) healed_crashes: u64,
+    pub(crate) healed_groups: u64,
 }
 
 /// One crash at one step of a history.
@@ -41,13 +45,18 @@ pub(crate) struct Point<'a> {
 }
 
 /// A store that somebody tries to open.
-struct Found {
-    disk: Arc<SimDisk>,
-    place: Place,
+pub(crate) struct Found {
+    pub(crate) disk: Arc<SimDisk>,
+    pub(crate) place: Place,
 }
 
 impl Found {
-    fn new(medium: Medium, index: MemoryTables, dir: &Arc<tempfile::TempDir>, seed: u64) -> Self {
+    pub(crate) fn new(
+        medium: Medium,
+        index: MemoryTables,
+        dir: &Arc<tempfile::TempDir>,
+        seed: u64,
+    ) -> Self {
         let disk = Arc::new(SimDisk::new(medium, seed));
         let place = Place {
             disk: Arc::clone(&disk) as Arc<dyn mmhfs::disk::Disk>,
@@ -63,6 +72,9 @@ impl Point<'_> {
     pub(crate) fn check(mut self) -> Outcome<()> {
         if self.run.faults == 0 && self.dice.one_in(10) {
             return self.damage();
+        }
+        if self.run.config.protect && self.run.faults == 0 && self.dice.one_in(4) {
+            return self.heal();
         }
         // Now and then only the program dies: what it wrote stays on its way.
         let killed = self.dice.one_in(8);
@@ -117,7 +129,11 @@ impl Point<'_> {
         let index = self.index();
         let found = Found::new(medium, index, self.dir, self.dice.word());
         let looked = quietly(|| {
-            let opened = Engine::open_on(&found.place, env(self.run.seed ^ 4), sim_config());
+            let opened = Engine::open_on(
+                &found.place,
+                env(self.run.seed ^ 4),
+                self.run.config.clone(),
+            );
             let world = self.new_world(opened.map_err(|_| ()).unwrap());
             self.look(&world, None)
         });
@@ -162,7 +178,7 @@ impl Point<'_> {
     }
 
     /// What is left of the index: it is never ahead of the moment of the crash, and may be older or gone.
-    fn index(&mut self) -> MemoryTables {
+    pub(crate) fn index(&mut self) -> MemoryTables {
         let step = match self.dice.below(4) {
             0 => {
                 self.tally.without_index += 1;
@@ -175,7 +191,7 @@ impl Point<'_> {
         shot.index.as_ref().map(MemoryTables::copy).unwrap()
     }
 
-    fn new_world(&self, engine: Arc<Engine>) -> World {
+    pub(crate) fn new_world(&self, engine: Arc<Engine>) -> World {
         World {
             dir: Arc::clone(self.dir),
             copy: 0,
@@ -190,7 +206,11 @@ impl Point<'_> {
         let clean = self.dice.one_in(3);
         let span = if clean { 80 } else { 20 };
         found.disk.crash_at(1 + self.dice.below(span));
-        let opened = Engine::open_on(&found.place, env(self.run.seed ^ 1), sim_config());
+        let opened = Engine::open_on(
+            &found.place,
+            env(self.run.seed ^ 1),
+            self.run.config.clone(),
+        );
         let state = match opened {
             Ok(engine) => {
                 let mut world = self.new_world(engine);
@@ -226,7 +246,11 @@ impl Point<'_> {
             times: 1 + self.dice.below(3),
             error: FaultError::Io,
         }]);
-        let opened = Engine::open_on(&found.place, env(self.run.seed ^ 2), sim_config());
+        let opened = Engine::open_on(
+            &found.place,
+            env(self.run.seed ^ 2),
+            self.run.config.clone(),
+        );
         found.disk.set_faults(Vec::new());
         match opened {
             Ok(engine) => {
@@ -239,8 +263,12 @@ impl Point<'_> {
         }
     }
 
-    fn open(&self, found: &Found) -> Outcome<Option<World>> {
-        match Engine::open_on(&found.place, env(self.run.seed ^ 3), sim_config()) {
+    pub(crate) fn open(&self, found: &Found) -> Outcome<Option<World>> {
+        match Engine::open_on(
+            &found.place,
+            env(self.run.seed ^ 3),
+            self.run.config.clone(),
+        ) {
             Ok(engine) => Ok(Some(self.new_world(engine))),
             Err(error) => self.refused(&error).map(|()| None),
         }
@@ -257,7 +285,7 @@ impl Point<'_> {
     }
 
     /// The tree must be one that was, and not older than what was confirmed.
-    fn look(&self, world: &World, before: Option<usize>) -> Outcome<usize> {
+    pub(crate) fn look(&self, world: &World, before: Option<usize>) -> Outcome<usize> {
         let got = seen(world, world.engine().root());
         let mut allowed = self.run.allowed(self.shot.step);
         if let Some(state) = before {
@@ -290,7 +318,7 @@ impl Point<'_> {
     }
 
     /// Confirmed snapshots are there, deleted ones are not, and all verify.
-    fn snapshots(&mut self, world: &World) -> Outcome<()> {
+    pub(crate) fn snapshots(&mut self, world: &World) -> Outcome<()> {
         let list = world.engine().snapshots().map_err(|e| e.to_string())?;
         let step = self.shot.step;
         let before = |at: Option<u64>| at.is_some_and(|at| at < step);
@@ -396,7 +424,7 @@ impl Point<'_> {
 }
 
 /// Gives all the space back that can be.
-fn clean_all(world: &World) -> Outcome<()> {
+pub(crate) fn clean_all(world: &World) -> Outcome<()> {
     let options = CleanOptions {
         unused_percent: 0,
         ..CleanOptions::default()
@@ -409,7 +437,7 @@ fn clean_all(world: &World) -> Outcome<()> {
     }
 }
 
-fn sound(world: &World) -> Outcome<()> {
+pub(crate) fn sound(world: &World) -> Outcome<()> {
     let report = world.engine().check(&no_progress);
     let report = report.map_err(|e| format!("check: {e}"))?;
     match report.problems.first() {
@@ -480,7 +508,7 @@ pub(crate) fn rocks(run: &Run, mut dice: Dice) -> Outcome<()> {
     }
     let (place, disk) = open_rocks(shot.medium.after_power_loss(&mut dice), &dir);
     let open = |place: &Place| {
-        let opened = Engine::open_on(place, env(run.seed ^ 6), sim_config());
+        let opened = Engine::open_on(place, env(run.seed ^ 6), run.config.clone());
         opened.map(|engine| World {
             dir: Arc::clone(&dir),
             copy: 0,

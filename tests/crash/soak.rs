@@ -100,6 +100,10 @@ fn report(totals: &Totals) {
 #[test]
 fn i11_after_any_crash_the_tree_is_a_prefix_that_holds_everything_confirmed() {
     let replay = std::env::var("MMHFS_CRASH_REPLAY").ok();
+    if replay.is_some() {
+        // What the store says, as far as RUST_LOG asks for it.
+        let _ = env_logger::try_init();
+    }
     let points = number("MMHFS_CRASH_POINTS").unwrap_or(15_000);
     let mut seed = number("MMHFS_CRASH_SEED").unwrap_or(1);
     on_one_thread(move || {

@@ -8,15 +8,15 @@ use mmhfs::engine::{CleanOptions, CleanReport, ProtectReport};
 use super::model::{assert_same, seen};
 use super::world::{Dice, World};
 
-fn bytes(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn bytes(seed: u64, len: usize) -> Vec<u8> {
     Dice(seed).bytes(len)
 }
 
-fn protect(world: &World) -> ProtectReport {
+pub(crate) fn protect(world: &World) -> ProtectReport {
     world.engine().protect().unwrap()
 }
 
-fn clean(world: &World) -> CleanReport {
+pub(crate) fn clean(world: &World) -> CleanReport {
     let options = CleanOptions {
         unused_percent: 0,
         ..CleanOptions::default()
@@ -24,7 +24,7 @@ fn clean(world: &World) -> CleanReport {
     world.engine().clean(&options, &|_, _| {}).unwrap()
 }
 
-fn parity_files(world: &World) -> Vec<PathBuf> {
+pub(crate) fn parity_files(world: &World) -> Vec<PathBuf> {
     let Ok(list) = std::fs::read_dir(world.store().join("parity")) else {
         return Vec::new();
     };
@@ -37,13 +37,13 @@ fn is_log(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "log")
 }
 
-fn data_packs(world: &World) -> Vec<PathBuf> {
+pub(crate) fn data_packs(world: &World) -> Vec<PathBuf> {
     let packs = world.packs().into_iter();
     packs.filter(|path| !is_log(path)).collect()
 }
 
 /// Ruins sectors of a file.
-fn ruin(path: &Path, at: usize, len: usize) {
+pub(crate) fn ruin(path: &Path, at: usize, len: usize) {
     let mut whole = std::fs::read(path).unwrap();
     for byte in &mut whole[at..at + len] {
         *byte ^= 0x5a;
@@ -52,7 +52,7 @@ fn ruin(path: &Path, at: usize, len: usize) {
 }
 
 /// A closed store with one file of a DATA pack, everything protected.
-fn protected(len: usize) -> (World, Vec<u8>) {
+pub(crate) fn protected(len: usize) -> (World, Vec<u8>) {
     let mut world = World::new();
     let data = bytes(1, len);
     world.put("f", &data);
@@ -66,7 +66,7 @@ fn protected(len: usize) -> (World, Vec<u8>) {
 }
 
 /// Seventeen packs or more of about one length: a group, and some that are alone.
-fn grouped() -> World {
+pub(crate) fn grouped() -> World {
     let mut world = World::new();
     for n in 0..18 {
         world.put(&format!("f{n}"), &bytes(100 + n, 3_700_000));

@@ -18,6 +18,7 @@ mod heal;
 mod history;
 mod large;
 mod model;
+mod protect;
 mod recovery;
 mod seeds;
 mod steps;

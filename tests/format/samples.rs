@@ -487,6 +487,12 @@ pub(crate) fn sealed_samples() -> Vec<Sample> {
             |bytes, hash| encode_superblock(&decode_superblock(bytes, hash)?, hash),
         ),
         sample(
+            "superblock_parity",
+            Checksum::Superblock,
+            encode_superblock(&superblock().with_parity(25), &superb).unwrap(),
+            |bytes, hash| encode_superblock(&decode_superblock(bytes, hash)?, hash),
+        ),
+        sample(
             "pack_first_log",
             Checksum::PackHeader,
             encode_pack_header(&header_first_log(), &header).unwrap(),
