@@ -282,7 +282,15 @@ fn json_has_the_promised_fields() {
     let report = json(&ok(&["--json", "check", &store]));
     assert_eq!(
         names(&report),
-        ["bytes", "entries", "frames", "packs", "problems", "records"]
+        [
+            "bytes",
+            "entries",
+            "frames",
+            "packs",
+            "problems",
+            "records",
+            "unprotected"
+        ]
     );
     let dir = tempfile::tempdir().unwrap();
     let seed = json(&ok(&["--json", "seed", dir.path().to_str().unwrap()]));
@@ -351,4 +359,140 @@ fn manuals_and_completions_cover_every_command() {
             );
         }
     }
+}
+
+/// Covers every pack of a store that is not open, each by a parity file of its own.
+fn cover(store: &str) {
+    use mmhfs::chunk::{PackToCover, ParityConfig, ParityPlace, ParityStore, load_superblock};
+    use mmhfs::disk::{Disk, RealDisk};
+    use mmhfs::format::{parity::ParityKind, rows::PackKind};
+    use std::sync::Arc;
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(store));
+    let id = load_superblock(disk.as_ref()).unwrap().store;
+    let place = ParityPlace::within(Arc::clone(&disk));
+    let parity = ParityStore::open(disk, place, id).unwrap();
+    for entry in fs::read_dir(Path::new(store).join("packs")).unwrap() {
+        let path = entry.unwrap().path();
+        let stem = path.file_stem().unwrap().to_str().unwrap();
+        let pack = mmhfs::base::PackId::from_raw(u64::from_str_radix(stem, 16).unwrap());
+        if parity.covering(pack).is_some() {
+            continue;
+        }
+        let log = path.extension().is_some_and(|e| e == "log");
+        let kind = if log { PackKind::Log } else { PackKind::Data };
+        let cover = PackToCover {
+            pack,
+            kind,
+            digest: None,
+        };
+        let config = ParityConfig::default();
+        parity
+            .encode(ParityKind::Single, &[cover], &config)
+            .unwrap();
+    }
+}
+
+#[test]
+fn scrub_says_by_its_exit_code_what_it_found() {
+    let (world, _) = World::with_snapshot();
+    let store = world.store();
+    let clean = json(&ok(&["--json", "scrub", &store]));
+    assert_eq!(
+        names(&clean),
+        [
+            "bytes",
+            "damaged",
+            "damaged_more",
+            "finished",
+            "left",
+            "packs",
+            "parity_files",
+            "quarantined",
+            "repaired",
+            "unprotected"
+        ]
+    );
+    cover(&store);
+    let pack = world.packs().first().unwrap().clone();
+    let good = fs::read(&pack).unwrap();
+    let mut bytes = good.clone();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&pack, &bytes).unwrap();
+    let found = mmhfs(&["--json", "scrub", &store]);
+    assert_eq!(found.status.code(), Some(5), "{found:?}");
+    let facts = json(&String::from_utf8(found.stdout).unwrap());
+    let damage = &facts["damaged"][0];
+    assert_eq!(
+        names(damage),
+        ["detail", "file", "paths", "paths_more", "ranges", "state"]
+    );
+    assert_eq!(damage["state"], "repairable");
+    let repaired = mmhfs(&["scrub", &store, "--repair", "--rate", "100M/s"]);
+    assert_eq!(repaired.status.code(), Some(21), "{repaired:?}");
+    assert!(fs::read(&pack).unwrap() == good);
+    let text = ok(&["scrub", &store, "--restart"]);
+    assert!(text.contains("scrubbed"), "{text}");
+    fails(2, &["scrub", &store, "--rate", "fast"]);
+}
+
+#[test]
+fn salvage_lists_what_is_lost_and_says_when_nothing_is() {
+    let (world, seed) = World::with_snapshot();
+    let (store, out, live) = (world.store(), world.path("out"), world.path("live"));
+    let facts = json(&ok(&[
+        "--json",
+        "restore",
+        "--salvage",
+        &store,
+        &seed,
+        &out,
+    ]));
+    assert_eq!(
+        names(&facts),
+        [
+            "bytes",
+            "checkpoints",
+            "damaged",
+            "damaged_more",
+            "entries",
+            "holes",
+            "holes_more",
+            "log_skipped",
+            "log_skipped_more",
+            "verified",
+            "warnings"
+        ]
+    );
+    assert_eq!(facts["verified"], seed.as_str());
+    ok(&["restore", "--salvage", "--live", &store, &live]);
+    assert!(Path::new(&live).is_dir());
+    fails(2, &["restore", "--salvage", &store, &seed]);
+    fails(2, &["restore", "--live", &store, &live]);
+    fails(2, &["restore", "--salvage", "--live", &store, &seed, &live]);
+    fails(
+        7,
+        &["restore", "--salvage", &store, "nothing", &world.path("x")],
+    );
+    let inside = format!("{store}/out");
+    fails(2, &["restore", "--salvage", &store, &seed, &inside]);
+}
+
+#[test]
+fn check_repairs_what_can_be_derived() {
+    let (world, _) = World::with_snapshot();
+    let store = world.store();
+    ok(&["check", "--repair", &store]);
+    cover(&store);
+    let pack = world.packs().first().unwrap().clone();
+    let good = fs::read(&pack).unwrap();
+    let mut bytes = good.clone();
+    bytes[200] ^= 1;
+    fs::write(&pack, bytes).unwrap();
+    let done = mmhfs(&["--json", "check", "--repair", &store]);
+    assert_eq!(done.status.code(), Some(21), "{done:?}");
+    let facts = json(&String::from_utf8(done.stdout).unwrap());
+    assert_eq!(facts["repaired"].as_array().unwrap().len(), 1);
+    assert_eq!(facts["problems"].as_array().unwrap().len(), 0);
+    assert!(fs::read(&pack).unwrap() == good);
+    ok(&["check", "--repair", &store]);
 }

@@ -18,6 +18,7 @@ const PLAIN: RestoreOptions = RestoreOptions {
     resume: false,
     overwrite: false,
     threads: None,
+    salvage: false,
 };
 const RESUME: RestoreOptions = RestoreOptions {
     resume: true,

@@ -55,6 +55,7 @@ impl Timestamp {
 
 type Clock = dyn Fn() -> Timestamp + Send + Sync;
 type Chance = dyn Fn(&mut [u8]) + Send + Sync;
+type Wait = dyn Fn(Duration) + Send + Sync;
 
 /// The source of time and of random bytes that a store is opened with.
 ///
@@ -63,10 +64,11 @@ type Chance = dyn Fn(&mut [u8]) + Send + Sync;
 pub struct Env {
     now: Arc<Clock>,
     random: Arc<Chance>,
+    wait: Arc<Wait>,
 }
 
 impl Env {
-    /// An environment made of the given clock and source of random bytes.
+    /// An environment made of the given clock and source of random bytes, in which waiting takes no time.
     pub fn new(
         now: impl Fn() -> Timestamp + Send + Sync + 'static,
         random: impl Fn(&mut [u8]) + Send + Sync + 'static,
@@ -74,6 +76,16 @@ impl Env {
         Self {
             now: Arc::new(now),
             random: Arc::new(random),
+            wait: Arc::new(|_| ()),
+        }
+    }
+
+    /// The same environment with another way of waiting.
+    #[must_use]
+    pub fn with_wait(self, wait: impl Fn(Duration) + Send + Sync + 'static) -> Self {
+        Self {
+            wait: Arc::new(wait),
+            ..self
         }
     }
 
@@ -98,12 +110,18 @@ impl Env {
                 }
             },
         )
+        .with_wait(std::thread::sleep)
     }
 
     /// The current time.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         (self.now)()
+    }
+
+    /// Waits for about so long.
+    pub fn wait(&self, time: Duration) {
+        (self.wait)(time);
     }
 
     /// Fills `buf` with random bytes.

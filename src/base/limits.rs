@@ -167,6 +167,24 @@ pub const ENTRY_TRIES_MAX: u32 = 1_000;
 /// Directories above one another that a path is followed through: more are a loop.
 pub const PATH_DEPTH_MAX: usize = 1 << 20;
 
+/// Byte ranges that a scrub lists of one damaged file; the last one takes in those after it.
+pub const SCRUB_RANGES_MAX: usize = 16_384;
+/// Bytes after which a scrub notes durably how far it has got.
+pub const SCRUB_MARK_INTERVAL_LEN: u64 = 256 << 20;
+/// Milliseconds that a scrub waits at a time before it looks whether it is to end.
+pub const SCRUB_WAIT_MS_MAX: u64 = 100;
+
+/// Bytes that a salvage reads at a time where the disk fails.
+pub const SALVAGE_SECTOR_LEN: usize = 4096;
+/// Places of the log that a salvage lists as passed over; further ones are counted.
+pub const SALVAGE_SKIPPED_MAX: usize = 10_000;
+/// Operations of a commit that a salvage holds; a larger one takes effect in parts.
+pub const SALVAGE_PENDING_OPS_MAX: usize = 1 << 20;
+/// Roots of snapshots that a salvage finds without the log; more are passed over.
+pub const SALVAGE_ROOTS_MAX: usize = 65_536;
+/// Byte ranges that a salvage lists of each damaged file; further ones are counted.
+pub const SALVAGE_RANGES_MAX: usize = 65_536;
+
 /// Bits that cleaning spends on each chunk that may be live: with [`LIVE_PROBES`] of them set, it keeps about one
 /// dead chunk of 1,700 until the next run.
 pub const LIVE_BITS_PER_CHUNK: u64 = 16;

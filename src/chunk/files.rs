@@ -155,6 +155,11 @@ impl PackFiles {
         open.pop(&id);
     }
 
+    /// Makes a pack known that has come back.
+    pub(super) fn note(&self, id: PackId, kind: PackKind) {
+        self.kinds.write().insert(id, kind);
+    }
+
     /// The kind of a pack.
     pub(super) fn kind(&self, id: PackId) -> Result<PackKind> {
         // An index row may name a pack whose file is gone; rows of bulk data are the many.

@@ -12,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::files::read_exactly;
 use super::types::Durable;
-use crate::base::limits::{PARITY_MEMORY_DEFAULT, PARITY_PERCENT_DEFAULT};
+use crate::base::limits::{PARITY_MEMORY_DEFAULT, PARITY_PERCENT_DEFAULT, PROBLEMS_MAX};
 use crate::base::{Error, PackId, PackOff, ParityId, Result, StoreId};
 use crate::disk::{Access, Disk, DiskFile};
 use crate::fec::Plans;
@@ -74,7 +74,7 @@ impl ParityPlace {
         self.join(&format!("{:016x}.par.tmp", id.raw()))
     }
 
-    fn join(&self, name: &str) -> String {
+    pub(super) fn join(&self, name: &str) -> String {
         if self.dir.is_empty() {
             name.to_owned()
         } else {
@@ -122,6 +122,8 @@ pub struct ParityStore {
     pub(super) repairs: Mutex<()>,
     known: RwLock<Known>,
     interrupted: AtomicBool,
+    /// Names of the packs that were rewritten and nobody has been told of yet. A leaf.
+    rewritten: Mutex<BTreeSet<String>>,
 }
 
 impl ParityStore {
@@ -162,6 +164,7 @@ impl ParityStore {
             repairs: Mutex::new(()),
             known: RwLock::new(known),
             interrupted: AtomicBool::new(false),
+            rewritten: Mutex::default(),
         })
     }
 
@@ -306,6 +309,26 @@ impl ParityStore {
         Ok(())
     }
 
+    /// Notes that a pack was rewritten.
+    pub(super) fn note_rewritten(&self, name: String) {
+        let mut rewritten = self.rewritten.lock();
+        if rewritten.len() < PROBLEMS_MAX {
+            rewritten.insert(name);
+        }
+    }
+
+    /// The names of the packs that were rewritten since this was asked last, by whomever.
+    #[must_use]
+    pub fn take_rewritten(&self) -> BTreeSet<String> {
+        std::mem::take(&mut *self.rewritten.lock())
+    }
+
+    /// Forgets an unreadable file that has been put away.
+    pub(super) fn forget_unreadable(&self, id: ParityId) {
+        let mut known = self.known.write();
+        known.unreadable.retain(|other| other.parity != id);
+    }
+
     /// A number for a new parity file, given out once in the life of this value.
     pub(super) fn next_id(&self) -> ParityId {
         let mut known = self.known.write();
@@ -357,7 +380,11 @@ pub(super) fn header_at(
 }
 
 /// The first copy of a file's header, or the second if that one is bad.
-fn load_header(place: &ParityPlace, parity: ParityId, store: StoreId) -> Result<ParityHeader> {
+pub(super) fn load_header(
+    place: &ParityPlace,
+    parity: ParityId,
+    store: StoreId,
+) -> Result<ParityHeader> {
     let file = place.disk.open(&place.name(parity), Access::Read)?;
     let start = PackOff::from_raw(0);
     let first = header_at(place, file.as_ref(), start, (parity, store));

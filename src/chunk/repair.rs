@@ -81,11 +81,11 @@ pub enum RangeOutcome {
 }
 
 /// A suspected pack after the first reading.
-struct Survey {
+pub(super) struct Survey {
     /// For each symbol whether it has to be computed.
-    bad: Vec<bool>,
+    pub(super) bad: Vec<bool>,
     /// Whether the pack is what was encoded.
-    clean: bool,
+    pub(super) clean: bool,
 }
 
 /// A pack that is being rebuilt.
@@ -237,6 +237,9 @@ impl ParityStore {
                 let _ = remove_if_there(self.packs.as_ref(), &temp);
             }
             if let Some(installed) = installed {
+                if installed.is_ok() {
+                    self.note_rewritten(pack_name(member.pack, member.kind));
+                }
                 pass.repaired.push(RepairedPack {
                     pack: member.pack,
                     symbols: rebuild.survey.bad_count(),
@@ -308,7 +311,7 @@ impl ParityStore {
     }
 
     /// The first reading of a suspected pack.
-    fn survey_member(&self, group: &Group, member: usize) -> Result<Survey> {
+    pub(super) fn survey_member(&self, group: &Group, member: usize) -> Result<Survey> {
         let Some(facts) = group.header.members().get(member) else {
             return Err(Error::Internal("a member that there is not"));
         };

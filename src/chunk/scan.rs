@@ -15,7 +15,7 @@ use crate::format::footer::{
     FOOTER_FRAME_LEN, FOOTER_HEADER_LEN, Footer, FooterFrame, TRAILER_LEN, decode_footer,
 };
 use crate::format::frame::{
-    Address, FRAME_CHUNK_LEN, FRAME_HEADER_LEN, FrameChunk, decode_frame, peek_frame_len,
+    Address, FRAME_CHUNK_LEN, FRAME_HEADER_LEN, FrameChunk, FrameKind, decode_frame, peek_frame_len,
 };
 use crate::format::pack::{PACK_HEADER_LEN, PackHeader, Piece, decode_pack_header, piece_at};
 use crate::format::record::{
@@ -33,6 +33,8 @@ pub enum Scanned {
         off: PackOff,
         /// Its length in bytes, padding included.
         len: u32,
+        /// What its chunks are.
+        kind: FrameKind,
         /// Its chunks, in the order of the decoded payload.
         chunks: Vec<FrameChunk>,
     },
@@ -175,7 +177,8 @@ impl Scan<'_> {
             log_end = (self.report.records, walk.lsn, walk.chain);
         }
         match (sealed, footer, header) {
-            (Some(at), Some(found), Some(_)) => {
+            // With damage before it, that the footer says something else is no damage of its own.
+            (Some(at), Some(found), Some(_)) if self.report.problems == 0 => {
                 self.compare(files, at.raw(), kind, &found, log_end)
             }
             (None, _, _) => {
@@ -366,6 +369,7 @@ impl Scan<'_> {
         (self.each)(Scanned::Frame {
             off: at.off,
             len,
+            kind: head.kind,
             chunks: head.chunks,
         })?;
         Ok(true)

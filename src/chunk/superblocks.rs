@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::files::read_exactly;
-use crate::base::{ByteLen, Error, PackOff, Result};
+use crate::base::{ByteLen, Error, PackOff, Result, StoreId};
 use crate::disk::{Access, Disk};
 use crate::format::superblock::{
     SUPERBLOCK_LEN, Superblock, decode_superblock, encode_superblock, is_foreign,
@@ -99,6 +99,42 @@ pub(super) fn save_superblock(disk: &Arc<dyn Disk>, superblock: &Superblock) -> 
         replace_copy(disk.as_ref(), name, &bytes)?;
     }
     Ok(())
+}
+
+/// Replaces one copy, durably.
+///
+/// # Errors
+/// As [`save_superblock`]; the old copy is still there then, or the new one.
+pub(super) fn save_superblock_copy(
+    disk: &dyn Disk,
+    superblock: &Superblock,
+    name: &str,
+) -> Result<()> {
+    let bytes = encode_superblock(superblock, &|parts| checksum(Checksum::Superblock, parts))?;
+    replace_copy(disk, name, &bytes)
+}
+
+/// The copies that cannot be used, each with what is wrong. One that is only older than others, as a crash leaves it, is
+/// none of them.
+///
+/// # Errors
+/// [`Error::VersionTooNew`] or [`Error::UnknownFeatures`] if an intact copy says so; [`Error::Io`].
+pub fn superblocks_that_are_bad(
+    disk: &dyn Disk,
+    store: StoreId,
+) -> Result<Vec<(&'static str, String)>> {
+    let mut bad = Vec::new();
+    for name in COPIES {
+        let detail = match load_copy(disk, name)? {
+            Copy::Good(copy) if copy.store == store => continue,
+            Copy::Good(_) => "it belongs to another store".to_owned(),
+            Copy::Missing => "it is missing".to_owned(),
+            Copy::Foreign => "it is not a superblock".to_owned(),
+            Copy::Bad(detail) => detail,
+        };
+        bad.push((name, detail));
+    }
+    Ok(bad)
 }
 
 /// Replaces the copies that are not `superblock`, which [`load_superblock`] has found in another one: what rotted or

@@ -46,6 +46,8 @@ pub enum Exit {
     Permission,
     /// `diff --exit-code` found differences.
     Differences,
+    /// Damage was found, and all of it is repaired.
+    Repaired,
 }
 
 /// Every exit code with the sentence that `mmhfs help` and the documentation show.
@@ -99,6 +101,11 @@ pub const TABLE: &[(Exit, u8, &str)] = &[
     ),
     (Exit::Permission, 15, "permission denied"),
     (Exit::Differences, 20, "diff --exit-code found differences"),
+    (
+        Exit::Repaired,
+        21,
+        "damage was found, and all of it is repaired",
+    ),
 ];
 
 impl Exit {

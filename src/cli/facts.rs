@@ -355,6 +355,9 @@ pub(super) struct ReportFacts {
     pub(super) records: u64,
     pub(super) entries: u64,
     pub(super) bytes: u64,
+    /// Packs that no parity covers.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) unprotected: Option<u64>,
     pub(super) problems: Vec<ProblemFacts>,
 }
 
@@ -383,6 +386,7 @@ impl From<CheckReport> for ReportFacts {
             records: report.records,
             entries: report.entries,
             bytes: report.bytes,
+            unprotected: report.unprotected,
             problems: problems.collect(),
         }
     }

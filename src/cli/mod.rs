@@ -26,6 +26,8 @@ mod report;
 mod request;
 mod restore;
 mod rollback;
+mod salvage;
+mod scrub;
 mod seed;
 mod snapshot;
 mod snapshots;
@@ -94,6 +96,7 @@ enum Command {
     Seed(seed::Args),
     Verify(verify::Args),
     Check(check::Args),
+    Scrub(scrub::Args),
     Ls(ls::Args),
     Cat(cat::Args),
     Stats(stats::Args),
@@ -168,6 +171,7 @@ fn dispatch(ui: &Ui, command: Command, arguments: &[OsString]) -> Outcome<()> {
         Command::Seed(args) => seed::run(ui, &args),
         Command::Verify(args) => verify::run(ui, &args),
         Command::Check(args) => check::run(ui, &args),
+        Command::Scrub(args) => scrub::run(ui, &args),
         Command::Ls(args) => ls::run(ui, &args),
         Command::Cat(args) => cat::run(ui, &args),
         Command::Stats(args) => stats::run(ui, &args),

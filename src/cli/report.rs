@@ -7,10 +7,21 @@ use super::ui::{Ui, count, size};
 
 /// Prints the report; problems make the command fail.
 pub(super) fn show(ui: &Ui, answer: Answer) -> Outcome<()> {
-    let Answer::Report(report) = answer else {
-        return Err(mismatch(&answer));
-    };
+    let report = of(answer)?;
     ui.show(&report, human)?;
+    outcome(&report)
+}
+
+/// The report in an answer.
+pub(super) fn of(answer: Answer) -> Outcome<ReportFacts> {
+    match answer {
+        Answer::Report(report) => Ok(report),
+        other => Err(mismatch(&other)),
+    }
+}
+
+/// How the command ends.
+pub(super) fn outcome(report: &ReportFacts) -> Outcome<()> {
     if report.problems.is_empty() {
         return Ok(());
     }
@@ -24,8 +35,15 @@ pub(super) fn show(ui: &Ui, answer: Answer) -> Outcome<()> {
     ))
 }
 
-fn human(report: &ReportFacts) -> String {
+/// The report for people.
+pub(super) fn human(report: &ReportFacts) -> String {
     let mut lines: Vec<String> = report.problems.iter().flat_map(problem).collect();
+    if let Some(bare) = report.unprotected.filter(|bare| *bare > 0) {
+        lines.push(format!(
+            "{} without parity",
+            count(bare, "pack is", "packs are")
+        ));
+    }
     lines.push(format!(
         "checked {}, {}, {}, {}, {}",
         count(report.packs, "pack", "packs"),

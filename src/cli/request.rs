@@ -14,9 +14,10 @@ use super::facts::{
     CleanFacts, DiffFacts, EntryFacts, FileStorage, ForgetFacts, ProgressFacts, ReportFacts,
     RestoreFacts, SnapshotFacts, StatsFacts, Text,
 };
+use super::scrub::ScrubFacts;
 use super::tree;
 use crate::base::Ino;
-use crate::engine::{CleanOptions, Engine, KeepPolicy, RestoreOptions};
+use crate::engine::{CleanOptions, Engine, KeepPolicy, RestoreOptions, ScrubOptions};
 
 /// One request. Snapshots are named by their name, seed or content digest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -51,6 +52,15 @@ pub(super) enum Request {
     Verify { text: String },
     /// Check everything in the store.
     Check,
+    /// Read everything again and repair what has rotted.
+    Scrub {
+        repair: bool,
+        rate: Option<u64>,
+        restart: bool,
+        /// The store is open for reading only because it cannot be opened for writing.
+        #[serde(default)]
+        offline: bool,
+    },
     /// Write a snapshot, or a path of it, as plain files.
     Restore {
         text: String,
@@ -127,6 +137,7 @@ pub(super) enum Answer {
     Stats(StatsFacts),
     Forgotten(ForgetFacts),
     Cleaned(CleanFacts),
+    Scrubbed(ScrubFacts),
     File(FileStorage),
 }
 
@@ -195,6 +206,26 @@ pub(super) fn execute(engine: &Engine, request: &Request, emit: Emit<'_>) -> Out
         Request::Diff { from, to } => diff(engine, from, to.as_deref(), emit),
         Request::Verify { text } => Ok(Answer::Report(engine.verify(text, &progress)?.into())),
         Request::Check => Ok(Answer::Report(engine.check(&progress)?.into())),
+        Request::Scrub {
+            repair,
+            rate,
+            restart,
+            offline,
+        } => {
+            let options = ScrubOptions {
+                repair: *repair,
+                rate: *rate,
+                restart: *restart,
+            };
+            // Who asked for it has gone: it stops, and the next one goes on there.
+            let watch = |now: crate::engine::Progress| emit(Event::Progress(now.into())).is_ok();
+            let report = if *offline {
+                engine.scrub_offline(&options, &watch)?
+            } else {
+                engine.scrub(&options, &watch)?
+            };
+            Ok(Answer::Scrubbed(report.into()))
+        }
         Request::Restore {
             text,
             path,

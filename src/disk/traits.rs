@@ -122,6 +122,9 @@ pub trait DiskFile: Send + Sync {
     /// [`Error::Io`](crate::base::Error::Io) that names the file.
     fn len(&self) -> Result<ByteLen>;
 
+    /// Lets the system forget what it has cached of the file, so that the next reads ask the medium. A hint.
+    fn drop_cached(&self) {}
+
     /// Whether the file has no bytes.
     ///
     /// # Errors

@@ -15,11 +15,12 @@ use parking_lot::Mutex;
 use rayon::prelude::*;
 
 use super::Engine;
+use super::affected::{names_of, paths_in_snapshot};
 use super::check_roots::{Rooted, Top};
 use super::facts::path_in;
 use super::findings::Findings;
 use super::names::first_slot;
-use super::snap::{self, Tree};
+use super::scrub::describe;
 use super::types::{CheckReport, Progress};
 use crate::base::limits::{CHECK_DAMAGED_MAX, CHECKPOINTS_KEPT};
 use crate::base::{ByteLen, ChunkId, Error, FileOff, Ino, PackId, PackOff, Result, Slot};
@@ -139,21 +140,47 @@ impl Engine {
             let detail = format!("of {CHECKPOINTS_KEPT} checkpoints {found} are there");
             check.found.of(detail, None);
         }
-        for name in self.store.checkpoints()? {
-            if let Err(error) = self.store.verify_checkpoint(name) {
-                check.found.error(&error, None);
-            }
-        }
+        check.other_files()?;
         check.scan_packs()?;
         check.chunks()?;
         check.inodes()?;
         check.strays()?;
         check.snapshots()?;
-        Ok(check.found.finish())
+        let bare = self.parity.unprotected(check.files.keys().copied());
+        let mut report = check.found.finish();
+        report.unprotected = Some(bare.len() as u64);
+        Ok(report)
     }
 }
 
 impl Check<'_> {
+    /// Superblocks, checkpoints and parity files.
+    fn other_files(&self) -> Result<()> {
+        let (store, parity) = (&self.engine.store, &self.engine.parity);
+        for bad in store.bad_superblocks()? {
+            self.found.file(bad.name, bad.detail);
+        }
+        for name in store.checkpoints()? {
+            if let Err(error) = store.verify_checkpoint(name) {
+                self.found.error(&error, None);
+            }
+        }
+        for bad in parity.unreadable() {
+            self.found.file(parity.name(bad.parity), bad.detail);
+        }
+        for header in parity.all() {
+            let id = header.parity();
+            match parity.check_parity(id) {
+                // One that another has replaced meanwhile is gone.
+                Ok(check) if check.is_clean() || parity.header(id).is_none() => {}
+                Ok(check) => self.found.file(parity.name(id), describe(&check)),
+                Err(Error::Invalid(_)) => {}
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
+    }
+
     // ---- packs ---------------------------------------------------------------------------------
 
     fn scan_packs(&mut self) -> Result<()> {
@@ -187,7 +214,9 @@ impl Check<'_> {
         let store = &self.engine.store;
         let report = store.scan_pack(id, row.copied(), &mut |scanned| {
             let off = match scanned {
-                Scanned::Frame { off, len, chunks } => {
+                Scanned::Frame {
+                    off, len, chunks, ..
+                } => {
                     sound.insert(off.raw());
                     self.found.frames.fetch_add(1, Ordering::Relaxed);
                     confirmed += self.confirmed((id, off, len), &chunks, damage)?;
@@ -553,7 +582,7 @@ impl Check<'_> {
             self.wrong(ino, detail);
         }
         if !places.is_empty() {
-            for path in self.names(ino)? {
+            for path in names_of(self.view, ino)? {
                 places.iter().for_each(|at| self.suffers(*at, path.clone()));
             }
         }
@@ -568,26 +597,6 @@ impl Check<'_> {
         };
         let end = u64::from(extent.chunk_off) + u64::from(extent.len);
         Ok((end > u64::from(row.len)).then(|| "an extent exceeds its chunk".to_owned()))
-    }
-
-    /// All paths of an inode.
-    fn names(&self, ino: Ino) -> Result<Vec<String>> {
-        let (from, to) = keys::ino_range(ino);
-        let mut names = Vec::new();
-        for_each_row(self.view, Table::Link, &from, &to, &mut |key, _| {
-            let (_, dir, slot) = keys::parse_link(key)?;
-            let entry = self.view.get(Table::Dirent, &keys::dirent(dir, slot))?;
-            if let Some(entry) = entry.and_then(|row| DirentRow::decode(&row).ok()) {
-                let dir = self.path(dir);
-                let name = String::from_utf8_lossy(&entry.name);
-                names.push(format!("{}/{name}", dir.trim_end_matches('/')));
-            }
-            Ok(names.len() < crate::base::limits::PROBLEM_PATHS_MAX)
-        })?;
-        if names.is_empty() {
-            names.push(format!("inode {ino}"));
-        }
-        Ok(names)
     }
 
     /// Rows of inodes that do not exist.
@@ -660,21 +669,12 @@ impl Check<'_> {
                     .of("the root does not give the seed", Some(at(b"")));
             }
             if !self.damage.chunks.is_empty() {
-                self.affected(&tree, &row, &at);
+                paths_in_snapshot(&tree, &row, &self.damage.chunks, &mut |place, path| {
+                    self.suffers(place, at(path));
+                });
             }
         }
         Ok(())
-    }
-
-    /// Searches a snapshot for what is stored at damaged places.
-    fn affected(&self, tree: &Tree<'_>, row: &SnapshotRow, at: &dyn Fn(&[u8]) -> String) {
-        snap::for_each_id(tree, row, &mut |path, ids| {
-            let mut places: BTreeSet<Place> = BTreeSet::new();
-            places.extend(ids.iter().filter_map(|id| self.damage.chunks.get(id)));
-            for place in places {
-                self.suffers(place, at(path));
-            }
-        });
     }
 
     /// The nodes that the next snapshot will build on are known.

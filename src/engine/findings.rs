@@ -82,6 +82,11 @@ impl<'a> Findings<'a> {
         );
     }
 
+    /// Notes a problem of a file that is no pack.
+    pub(crate) fn file(&self, name: impl Into<String>, detail: impl Into<String>) {
+        self.add((Some(name.into()), None, detail.into()), None);
+    }
+
     /// Notes a problem that has no place in a pack.
     pub(crate) fn of(&self, detail: impl Into<String>, path: Option<String>) {
         self.add((None, None, detail.into()), path);
@@ -172,6 +177,7 @@ impl<'a> Findings<'a> {
             records: self.records.into_inner(),
             entries: self.entries.into_inner(),
             bytes: self.bytes.into_inner(),
+            unprotected: None,
             problems,
         }
     }

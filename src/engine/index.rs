@@ -24,7 +24,7 @@ const INDEX_NEW: &str = "index.new";
 /// The index that was replaced and not yet removed.
 const INDEX_OLD: &str = "index.old";
 
-fn index_config(config: &Config) -> IndexConfig {
+pub(super) fn index_config(config: &Config) -> IndexConfig {
     let part = |n: u64| usize::try_from(config.memory / n).unwrap_or(usize::MAX);
     IndexConfig {
         cache_len: part(8),

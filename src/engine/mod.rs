@@ -1,6 +1,7 @@
 //! POSIX semantics on top of the chunk store, with no FUSE in sight.
 
 mod acl;
+mod affected;
 mod change;
 mod check;
 mod check_roots;
@@ -21,6 +22,8 @@ mod ops;
 mod parity_plan;
 mod plain_seed;
 mod protect;
+mod salvage;
+mod scrub;
 mod snap;
 mod space;
 mod types;
@@ -34,12 +37,13 @@ use parking_lot::{Mutex, RwLock};
 
 pub use open::{AtimePolicy, Config, InitOptions, Place};
 pub use protect::ProtectReport;
+pub use salvage::{SalvageOptions, SalvageReport};
 pub use snap::{DamagedPath, RestoreOptions, RestoreReport, SnapshotInUse};
 pub use types::{
-    Allocate, Caller, Change, CheckReport, CleanOptions, CleanReport, CleanStep, DiffItem, DirItem,
-    FileFacts, FileKind, ForgetReport, Handle, KeepPolicy, NewNode, OpenHow, ParityStats, Problem,
-    Progress, RenameHow, Seek, SetAttr, SetTime, SnapshotInfo, SpaceUse, Stat, StatFs, Stats,
-    WriteHow, XattrMode,
+    Allocate, Caller, Change, CheckReport, CleanOptions, CleanReport, CleanStep, DamageState,
+    DiffItem, DirItem, FileFacts, FileKind, ForgetReport, Handle, KeepPolicy, NewNode, OpenHow,
+    ParityStats, Problem, Progress, RenameHow, ScrubDamage, ScrubOptions, ScrubReport, Seek,
+    SetAttr, SetTime, SnapshotInfo, SpaceUse, Stat, StatFs, Stats, WriteHow, XattrMode,
 };
 
 use crate::base::{Env, Error, Ino, Result};
@@ -75,6 +79,8 @@ pub struct Engine {
     /// Held while parity is made, packs are repaired or packs are removed: a repair must not bring back what cleaning
     /// removes, nor a group be made of packs that go. Taken before the commit turn; readers and writers never take it.
     parity_turn: Mutex<()>,
+    /// Held by a scrub, one at a time, throughout; nothing waits for it.
+    scrubbing: Mutex<()>,
     /// Why no parity can be made, if the directory of parity files is not where it should be.
     parity_trouble: Option<String>,
     protection: Protection,

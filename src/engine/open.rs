@@ -160,7 +160,7 @@ impl std::fmt::Debug for Place {
 }
 
 /// The index as the chunk store sees it.
-struct Lookup(Arc<Index>);
+pub(super) struct Lookup(pub(super) Arc<Index>);
 
 impl ChunkLookup for Lookup {
     fn chunk(&self, id: &ChunkId) -> Result<Option<ChunkRow>> {
@@ -312,6 +312,7 @@ impl Engine {
             store,
             parity,
             parity_turn: Mutex::new(()),
+            scrubbing: Mutex::new(()),
             parity_trouble,
             protection: Protection::default(),
             live: Overlays::new(Arc::clone(&index)),

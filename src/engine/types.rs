@@ -431,6 +431,88 @@ pub struct CleanReport {
     pub kept: Vec<String>,
 }
 
+/// How a store is scrubbed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScrubOptions {
+    /// Bring back what parity allows, and write damaged copies anew.
+    pub repair: bool,
+    /// Bytes that are read in a second at most; `None` as fast as it goes.
+    pub rate: Option<u64>,
+    /// Begin anew, and not where a scrub was interrupted.
+    pub restart: bool,
+}
+
+/// What has become of damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DamageState {
+    /// It is repaired: the file is byte for byte what it was.
+    Repaired,
+    /// It was not repaired because nobody asked for it; parity or another copy is there.
+    Repairable,
+    /// No parity covers the file.
+    Unprotected,
+    /// There is more damage than parity, or the repair has failed.
+    BeyondRepair,
+}
+
+impl DamageState {
+    /// Its name, as scripts see it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Repaired => "repaired",
+            Self::Repairable => "repairable",
+            Self::Unprotected => "unprotected",
+            Self::BeyondRepair => "beyond-repair",
+        }
+    }
+}
+
+/// A damaged file of a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScrubDamage {
+    /// Its name within the store.
+    pub file: String,
+    /// The bytes that are damaged, ascending; none if the whole file is written anew in any case. Of a pack beyond repair
+    /// those that cannot be computed.
+    pub ranges: Vec<std::ops::Range<u64>>,
+    /// What is wrong.
+    pub detail: String,
+    /// What has become of it.
+    pub state: DamageState,
+    /// Paths that cannot be read because of it: of the live tree, and `snapshot:path`.
+    pub paths: Vec<String>,
+    /// Number of further ones.
+    pub paths_more: u64,
+}
+
+/// What a scrub has read and found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScrubReport {
+    /// Packs that were read.
+    pub packs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Packs among them that no parity covers.
+    pub unprotected: u64,
+    /// Parity files that were read.
+    pub parity_files: u64,
+    /// Files of which damage was repaired.
+    pub repaired: u64,
+    /// Files of which damage is left.
+    pub left: u64,
+    /// What was damaged.
+    pub damaged: Vec<ScrubDamage>,
+    /// Number of further damaged files.
+    pub damaged_more: u64,
+    /// Where damaged files are kept that were replaced.
+    pub quarantined: Vec<String>,
+    /// The pack at which it went on, if an earlier one was interrupted.
+    pub resumed_at: Option<crate::base::PackId>,
+    /// Whether it came to its end.
+    pub is_finished: bool,
+}
+
 /// Facts about one file, shown as `user.mmhfs.*`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileFacts {
@@ -459,6 +541,8 @@ pub struct CheckReport {
     pub entries: u64,
     /// Bytes read or hashed.
     pub bytes: u64,
+    /// Packs that no parity covers: no problem, but what is damaged in them cannot be repaired. Only `check` counts them.
+    pub unprotected: Option<u64>,
     /// Each problem in words: pack, offset, path.
     pub problems: Vec<Problem>,
 }

@@ -14,6 +14,7 @@ pub mod pack;
 pub mod parity;
 pub mod record;
 pub mod rows;
+pub mod scrub;
 pub mod split;
 pub mod superblock;
 

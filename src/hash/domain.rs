@@ -82,6 +82,8 @@ domains! {
     Pack = "mmhfs 2026-11 v1 pack",
     /// Checksum of the header, of a part and of the whole of a checkpoint.
     Checkpoint = "mmhfs 2026-11 v1 checkpoint",
+    /// Checksum of the place that a scrub has got to.
+    ScrubMark = "mmhfs 2026-11 v1 scrub mark",
     /// Checksum of the header of a parity file.
     ParityHeader = "mmhfs 2026-11 v1 parity header",
     /// Checksum of a page of a parity file's table.

@@ -42,6 +42,8 @@ pub enum Checksum {
     Superblock,
     /// The header, a part or the whole of a checkpoint.
     Checkpoint,
+    /// How far a scrub has got.
+    ScrubMark,
 }
 
 impl Checksum {
@@ -58,6 +60,7 @@ impl Checksum {
             Self::ParitySymbol => Domain::ParitySymbol,
             Self::Superblock => Domain::Superblock,
             Self::Checkpoint => Domain::Checkpoint,
+            Self::ScrubMark => Domain::ScrubMark,
         }
     }
 }

@@ -60,6 +60,19 @@ impl Engine {
         Ok(relies && self.store.checkpoints()?.len() < CHECKPOINTS_KEPT)
     }
 
+    /// Makes new checkpoints if one does not verify.
+    ///
+    /// # Errors
+    /// As [`Engine::checkpoint`].
+    pub(crate) fn renew_checkpoints(&self) -> Result<()> {
+        self.check_writable()?;
+        let _one = self.cleaning.one.lock();
+        if self.has_damaged_checkpoint()? {
+            self.checkpoint()?;
+        }
+        Ok(())
+    }
+
     /// Whether a checkpoint is gone or does not verify: a new one is worth its space then.
     pub(super) fn has_damaged_checkpoint(&self) -> Result<bool> {
         if self.lacks_checkpoints()? {

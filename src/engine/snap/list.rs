@@ -127,31 +127,7 @@ impl Engine {
     }
 
     pub(crate) fn resolve_row(&self, text: &str) -> Result<(String, SnapshotRow)> {
-        let rows = self.snapshot_rows()?;
-        if let Some(found) = rows.iter().find(|(name, _)| name == text) {
-            return Ok(found.clone());
-        }
-        let unknown = || Error::SeedUnknown(text.to_owned());
-        let looks_like_seed = text.starts_with("mmh1") || text.starts_with("mmc1");
-        let wanted = match SeedText::parse(text) {
-            Ok(wanted) => wanted,
-            Err(error) if looks_like_seed => return Err(error),
-            Err(_) => return Err(unknown()),
-        };
-        let fits = |row: &SnapshotRow| match &wanted {
-            SeedText::Full(seed) => seed_of(row) == *seed,
-            SeedText::Content(content) => row.content.as_bytes() == content.as_bytes(),
-            SeedText::Short(short) => seed_of(row).short() == *short,
-        };
-        let mut found: Vec<_> = rows.into_iter().filter(|(_, row)| fits(row)).collect();
-        let distinct = |a: &(String, SnapshotRow), b: &(String, SnapshotRow)| a.1.seed != b.1.seed;
-        if found
-            .windows(2)
-            .any(|w| matches!(w, [a, b] if distinct(a, b)))
-        {
-            return Err(Error::SeedAmbiguous(text.to_owned()));
-        }
-        found.pop().ok_or_else(unknown)
+        pick(self.snapshot_rows()?, text)
     }
 
     /// The root directory of a snapshot (of the live tree for `None`), for the ordinary reading operations. To be kept
@@ -168,6 +144,37 @@ impl Engine {
             }
         }
     }
+}
+
+/// The snapshot among `rows` that a name, seed, content digest or short form means.
+///
+/// # Errors
+/// As [`Engine::resolve`].
+pub(crate) fn pick(rows: Vec<(String, SnapshotRow)>, text: &str) -> Result<(String, SnapshotRow)> {
+    if let Some(found) = rows.iter().find(|(name, _)| name == text) {
+        return Ok(found.clone());
+    }
+    let unknown = || Error::SeedUnknown(text.to_owned());
+    let looks_like_seed = text.starts_with("mmh1") || text.starts_with("mmc1");
+    let wanted = match SeedText::parse(text) {
+        Ok(wanted) => wanted,
+        Err(error) if looks_like_seed => return Err(error),
+        Err(_) => return Err(unknown()),
+    };
+    let fits = |row: &SnapshotRow| match &wanted {
+        SeedText::Full(seed) => seed_of(row) == *seed,
+        SeedText::Content(content) => row.content.as_bytes() == content.as_bytes(),
+        SeedText::Short(short) => seed_of(row).short() == *short,
+    };
+    let mut found: Vec<_> = rows.into_iter().filter(|(_, row)| fits(row)).collect();
+    let distinct = |a: &(String, SnapshotRow), b: &(String, SnapshotRow)| a.1.seed != b.1.seed;
+    if found
+        .windows(2)
+        .any(|w| matches!(w, [a, b] if distinct(a, b)))
+    {
+        return Err(Error::SeedAmbiguous(text.to_owned()));
+    }
+    found.pop().ok_or_else(unknown)
 }
 
 fn check_name(name: &str) -> Result<()> {

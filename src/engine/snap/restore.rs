@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use rayon::prelude::*;
 
+use super::restore_from::Source;
 use super::tree::Tree;
 use crate::base::limits::{
     PLAIN_SEED_STACK_LEN, PLAIN_SEED_THREADS_MAX, RESTORE_BATCH, RESTORE_DAMAGED_MAX,
@@ -44,6 +45,9 @@ pub struct RestoreOptions {
     pub overwrite: bool,
     /// Threads to write with; `None` for one per core.
     pub threads: Option<NonZeroUsize>,
+    /// Write what there is of damaged files, with holes where bytes cannot be read, and go on after what would end a
+    /// restore otherwise.
+    pub salvage: bool,
 }
 
 /// What a restore did.
@@ -66,10 +70,13 @@ pub struct RestoreReport {
 /// A path of a snapshot that could not be restored whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DamagedPath {
-    /// The path relative to the root of the snapshot. A file is not there; of a directory some entries are missing.
+    /// The path relative to the root of the snapshot. A file is not there, or, salvaged, has holes; of a directory some
+    /// entries are missing.
     pub path: Vec<u8>,
     /// Byte ranges of a file that cannot be read, ascending; none if what says where its bytes are cannot.
     pub ranges: Vec<Range<u64>>,
+    /// Number of further ones. Without salvage there are none: the last range takes in those after it.
+    pub ranges_more: u64,
     /// What is wrong, of the first place that was found.
     pub cause: String,
 }
@@ -127,7 +134,7 @@ impl Batch {
 
 /// One restore.
 pub(super) struct Restore<'a> {
-    pub(super) tree: Tree<'a>,
+    pub(super) source: Source<'a>,
     pub(super) options: RestoreOptions,
     top: Arc<PlainDir>,
     /// Path in the snapshot of what the destination stands for, for messages.
@@ -177,47 +184,13 @@ impl Engine {
         let (_, row, _in_use) = self.use_row(text)?;
         let root = self.tree().checked_root(&row)?;
         let (entry, base) = self.entry_at(root, path.unwrap_or(b""))?;
-        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let threads = options.threads.map_or(cores, NonZeroUsize::get);
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.min(PLAIN_SEED_THREADS_MAX))
-            // A thread that waits for parts of a file takes on other files on top of it.
-            .stack_size(PLAIN_SEED_STACK_LEN)
-            .thread_name(|at| format!("restore-{at}"))
-            .build()
-            .map_err(|source| Error::io("start threads", std::io::Error::other(source)))?;
-        if is_within(dest, &self.path)? {
-            return Err(Error::Usage(format!(
-                "{} is inside the store {}",
-                dest.display(),
-                self.path.display()
-            )));
-        }
-        let (top, is_new) = PlainDir::open_or_create(dest)?;
-        let total = match &entry.body {
-            Body::Dir(DirBody { trie, .. }) => (trie.entries, trie.bytes),
-            _ => (1, entry.attrs.size),
-        };
-        let restore = Restore {
-            tree: self.tree(),
-            options: *options,
-            top: Arc::new(top),
+        let what = What {
+            source: Source::Snapshot(self.tree()),
+            entry,
             base,
-            progress,
-            total: Progress {
-                entries_total: total.0,
-                bytes_total: total.1,
-                ..Progress::default()
-            },
-            entries: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            skipped: AtomicU64::new(0),
-            warnings: Mutex::default(),
-            damage: Mutex::default(),
+            store: &self.path,
         };
-        pool.install(|| restore.run(entry, is_new))?;
-        restore.top.sync_filesystem()?;
-        Ok(restore.report())
+        restore_from(what, dest, options, progress)
     }
 
     /// The entry at a path of a snapshot, and the path of the directory that is restored or of the file's.
@@ -241,6 +214,77 @@ impl Engine {
         }
         Ok((entry, shown.join(&b'/')))
     }
+}
+
+/// What is restored, and from where.
+pub(crate) struct What<'a> {
+    /// The tree.
+    pub(crate) source: Source<'a>,
+    /// The directory or file.
+    pub(crate) entry: Entry,
+    /// Path in the tree of the directory that is restored, or of the file's.
+    pub(crate) base: Vec<u8>,
+    /// The directory of the store, in which nothing may be written.
+    pub(crate) store: &'a Path,
+}
+
+/// As [`Engine::restore`], of a tree that is given.
+///
+/// # Errors
+/// As [`Engine::restore`].
+pub(crate) fn restore_from(
+    what: What<'_>,
+    dest: &Path,
+    options: &RestoreOptions,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<RestoreReport> {
+    let What {
+        source,
+        entry,
+        base,
+        store,
+    } = what;
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = options.threads.map_or(cores, NonZeroUsize::get);
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.min(PLAIN_SEED_THREADS_MAX))
+        // A thread that waits for parts of a file takes on other files on top of it.
+        .stack_size(PLAIN_SEED_STACK_LEN)
+        .thread_name(|at| format!("restore-{at}"))
+        .build()
+        .map_err(|source| Error::io("start threads", std::io::Error::other(source)))?;
+    if is_within(dest, store)? {
+        return Err(Error::Usage(format!(
+            "{} is inside the store {}",
+            dest.display(),
+            store.display()
+        )));
+    }
+    let (top, is_new) = PlainDir::open_or_create(dest)?;
+    let total = match &entry.body {
+        Body::Dir(DirBody { trie, .. }) => (trie.entries, trie.bytes),
+        _ => (1, entry.attrs.size),
+    };
+    let restore = Restore {
+        source,
+        options: *options,
+        top: Arc::new(top),
+        base,
+        progress,
+        total: Progress {
+            entries_total: total.0,
+            bytes_total: total.1,
+            ..Progress::default()
+        },
+        entries: AtomicU64::new(0),
+        bytes: AtomicU64::new(0),
+        skipped: AtomicU64::new(0),
+        warnings: Mutex::default(),
+        damage: Mutex::default(),
+    };
+    pool.install(|| restore.run(entry, is_new))?;
+    restore.top.sync_filesystem()?;
+    Ok(restore.report())
 }
 
 impl Restore<'_> {
@@ -308,8 +352,8 @@ impl Restore<'_> {
 
     /// Writes one entry and counts it.
     fn put_counted(&self, job: &Job) -> Result<()> {
-        let is_made = job.named(self, self.put(job))?;
-        self.count(u64::from(is_made), 0);
+        let is_made = self.or_note(&job.place, &job.entry.name, self.put(job))?;
+        self.count(u64::from(is_made.unwrap_or(false)), 0);
         Ok(())
     }
 
@@ -342,8 +386,25 @@ impl Restore<'_> {
         })
     }
 
+    /// As [`Restore::named`]; a salvage notes an error that concerns one name only, and goes on without it.
+    fn or_note<T>(&self, place: &Place, name: &[u8], result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Err(error) if self.options.salvage && !matches!(error, Error::NoSpace) => {
+                self.note_damage(place, name, (Vec::new(), 0), error.to_string());
+                Ok(None)
+            }
+            other => self.named(place, name, other).map(Some),
+        }
+    }
+
     /// Notes that something is left out because it cannot be read.
-    fn note_damage(&self, place: &Place, name: &[u8], ranges: Vec<Range<u64>>, cause: String) {
+    fn note_damage(
+        &self,
+        place: &Place,
+        name: &[u8],
+        (ranges, ranges_more): (Vec<Range<u64>>, u64),
+        cause: String,
+    ) {
         let path = self.path(place, name);
         log::error!("cannot restore {}: {cause}", String::from_utf8_lossy(&path));
         let mut damage = self.damage.lock();
@@ -351,6 +412,7 @@ impl Restore<'_> {
             damage.paths.push(DamagedPath {
                 path,
                 ranges,
+                ranges_more,
                 cause,
             });
         } else {
@@ -403,13 +465,13 @@ impl Restore<'_> {
 }
 
 impl Job {
-    /// Adds the path to an error that does not name a file.
-    pub(super) fn named<T>(&self, restore: &Restore<'_>, result: Result<T>) -> Result<T> {
-        restore.named(&self.place, &self.entry.name, result)
-    }
-
-    /// Notes that this is left out because it cannot be read.
-    pub(super) fn damaged(&self, restore: &Restore<'_>, ranges: Vec<Range<u64>>, cause: String) {
+    /// Notes that this, or some of it, cannot be read; with the number of ranges that are not listed.
+    pub(super) fn damaged(
+        &self,
+        restore: &Restore<'_>,
+        ranges: (Vec<Range<u64>>, u64),
+        cause: String,
+    ) {
         if self.entry.nlink > 1 {
             restore.damage.lock().inodes.insert(self.entry.ino);
         }
@@ -485,7 +547,9 @@ impl Walk<'_, '_> {
     fn down(&mut self, place: &Arc<Place>, dir: &PlainDir, entry: Entry) -> Result<()> {
         let name = entry.name.clone();
         let entered = self.restore.enter(dir, &name);
-        let child = self.restore.named(place, &name, entered)?;
+        let Some(child) = self.restore.or_note(place, &name, entered)? else {
+            return Ok(());
+        };
         let place = Arc::new(Place {
             depth: place.depth + 1,
             parent: Some(Arc::clone(place)),
@@ -505,7 +569,6 @@ impl Walk<'_, '_> {
             return Ok(());
         };
         let mut page = Vec::new();
-        let body = Tree::dir(&frame.entry)?;
         let mut last = frame.after;
         let restore = self.restore;
         let mut each = |cookie, entry: &Entry| {
@@ -515,15 +578,19 @@ impl Walk<'_, '_> {
         };
         // A part of the directory that cannot be read is left out, the others are not.
         let mut bad = |error: Error| {
-            restore.note_damage(&frame.place, b"", Vec::new(), error.to_string());
+            restore.note_damage(&frame.place, b"", (Vec::new(), 0), error.to_string());
             Ok(())
         };
         let read = restore
-            .tree
-            .for_each_readable(body, frame.after, &mut each, &mut bad);
-        restore.named(&frame.place, b"", read)?;
+            .source
+            .children(&frame.entry, frame.after, &mut each, &mut bad);
+        if restore.or_note(&frame.place, b"", read)?.is_none() {
+            // What was read of it before is there.
+            last = u64::MAX;
+        }
+        let is_read = page.len() < RESTORE_BATCH || last == u64::MAX;
         frame.after = last;
-        frame.is_read = page.len() < RESTORE_BATCH;
+        frame.is_read = is_read;
         for entry in page {
             if entry.attrs.kind == Kind::Dir {
                 frame.children.push_back(entry);
@@ -566,8 +633,8 @@ impl Walk<'_, '_> {
             let linked = restore
                 .open(place)
                 .and_then(|from| restore.put_link(job, &from, name));
-            let is_made = job.named(restore, linked)?;
-            restore.count(u64::from(is_made), 0);
+            let is_made = restore.or_note(&job.place, &job.entry.name, linked)?;
+            restore.count(u64::from(is_made.unwrap_or(false)), 0);
         }
         for job in &batch.complete {
             self.complete(job)?;
@@ -581,7 +648,7 @@ impl Walk<'_, '_> {
             .dir
             .itself()
             .and_then(|node| self.restore.set_meta(&node, job));
-        self.restore.named(&job.place, b"", set)?;
+        self.restore.or_note(&job.place, b"", set)?;
         if job.place.depth > 0 {
             self.restore.count(1, 0);
         }

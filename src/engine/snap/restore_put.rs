@@ -10,7 +10,9 @@ use rayon::prelude::*;
 use super::entry::{hash_file, overlapping};
 use super::restore::{Job, Restore};
 use super::tree::read_extents;
-use crate::base::limits::{RESTORE_DAMAGED_RANGES_MAX, SEGMENT_LEN, SUBTREE_LEN};
+use crate::base::limits::{
+    RESTORE_DAMAGED_RANGES_MAX, SALVAGE_RANGES_MAX, SEGMENT_LEN, SUBTREE_LEN,
+};
 use crate::base::{ByteLen, Digest, Error, Result};
 use crate::disk::{PlainDir, PlainFacts, PlainFile, PlainKind, PlainMeta, PlainNode};
 use crate::format::node::{Body, Entry};
@@ -85,8 +87,10 @@ impl Restore<'_> {
         let (dir, entry) = (&*job.dir, &job.entry);
         if job.is_left_out(self) {
             let cause = "another name of a file that cannot be read";
-            job.damaged(self, Vec::new(), cause.to_owned());
-            return Ok(false);
+            job.damaged(self, (Vec::new(), 0), cause.to_owned());
+            if !self.options.salvage {
+                return Ok(false);
+            }
         }
         let Some(first) = from.facts(name)? else {
             // A device; the warning is there.
@@ -199,7 +203,8 @@ impl Restore<'_> {
         }
     }
 
-    /// Writes the bytes of a file and compares their digest; `false`, and noted, if they cannot all be read.
+    /// Writes the bytes of a file and compares their digest; `false`, and noted, if they cannot all be read. A salvage
+    /// notes it and keeps what there is.
     fn write_checked(&self, node: &PlainNode, job: &Job) -> Result<bool> {
         let entry = &job.entry;
         let bad = Mutex::new(Bad::default());
@@ -207,17 +212,23 @@ impl Restore<'_> {
         let mut bad = bad.into_inner();
         if let Some(cause) = bad.cause {
             bad.ranges.sort_by_key(|range| range.start);
-            job.damaged(self, joined(&bad.ranges), cause);
-            return Ok(false);
+            let most = if self.options.salvage {
+                SALVAGE_RANGES_MAX
+            } else {
+                RESTORE_DAMAGED_RANGES_MAX
+            };
+            let ranges = joined(&bad.ranges, most, self.options.salvage);
+            job.damaged(self, ranges, cause);
+            return Ok(self.options.salvage);
         }
-        if found != Some(entry.content) {
+        if self.source.has_digests() && found != Some(entry.content) {
             let error = Error::SeedMismatch {
                 expected: entry.content.to_hex(),
                 found: found.map_or_else(String::new, |found| found.to_hex()),
             };
             let whole = 0..entry.attrs.size;
-            job.damaged(self, vec![whole], error.to_string());
-            return Ok(false);
+            job.damaged(self, (vec![whole], 0), error.to_string());
+            return Ok(self.options.salvage);
         }
         Ok(true)
     }
@@ -228,13 +239,15 @@ impl Restore<'_> {
         let size = entry.attrs.size;
         node.set_len(size)?;
         let mut hasher = FileHasher::new();
-        let segments = match self.tree.segments(entry) {
+        let segments = match self.source.segments(entry) {
             Ok(segments) => segments,
             Err(error) => {
-                bad.lock().add(None, &error);
+                let whole = self.options.salvage.then_some(0..size);
+                bad.lock().add(whole, &error);
                 return Ok(None);
             }
         };
+        let mut mapped = 0_u64;
         for idx in segments {
             let start = idx.saturating_mul(SEGMENT_LEN);
             if start >= size {
@@ -243,13 +256,15 @@ impl Restore<'_> {
             let end = (start + SEGMENT_LEN).min(size);
             let hole = start - hasher.len().raw();
             hasher.push_zeros(ByteLen::from_raw(hole));
-            let extents = match self.tree.extents(entry, start..end) {
+            let extents = match self.source.extents(entry, start..end) {
                 Ok(extents) => extents,
                 Err(error) => {
                     bad.lock().add(Some(start..end), &error);
                     Vec::new()
                 }
             };
+            let lens = extents.iter().map(|(_, extent)| u64::from(extent.len));
+            mapped = lens.fold(mapped, u64::saturating_add);
             let parts: Vec<Digest> = (0..(end - start).div_ceil(SUBTREE_LEN))
                 .into_par_iter()
                 .map(|n| {
@@ -260,6 +275,12 @@ impl Restore<'_> {
                 .collect::<Result<_>>()?;
             hasher.push_subtree(ByteLen::from_raw(end - start), hash::join_subtrees(&parts));
             self.count(0, hole + (end - start));
+        }
+        if !self.source.has_digests() && mapped != entry.mapped && bad.lock().cause.is_none() {
+            bad.lock().cause = Some(format!(
+                "{mapped} bytes are mapped, {} were: some of its holes are lost bytes",
+                entry.mapped
+            ));
         }
         let tail = size.saturating_sub(hasher.len().raw());
         hasher.push_zeros(ByteLen::from_raw(tail));
@@ -281,19 +302,21 @@ impl Restore<'_> {
             return Ok(hash::zero_subtree(ByteLen::from_raw(part.end - part.start)));
         }
         let mut bytes = Vec::new();
-        if read_extents(self.tree.store, &extents, part.clone(), &mut bytes).is_err() {
+        if read_extents(self.source.store(), &extents, part.clone(), &mut bytes).is_err() {
             let mut none = Vec::new();
             for (off, extent) in &extents {
                 let range = *off..off + u64::from(extent.len);
                 let one = [(*off, *extent)];
                 none.clear();
-                if let Err(error) = read_extents(self.tree.store, &one, range.clone(), &mut none) {
-                    bad.lock().add(Some(range), &error);
+                match read_extents(self.source.store(), &one, range.clone(), &mut none) {
+                    Ok(()) if self.options.salvage => node.write_at(&none, *off)?,
+                    Ok(()) => {}
+                    Err(error) => bad.lock().add(Some(range), &error),
                 }
             }
             return Ok(hash::zero_subtree(ByteLen::from_raw(part.end - part.start)));
         }
-        if bad.lock().cause.is_none() {
+        if self.options.salvage || bad.lock().cause.is_none() {
             for run in runs(&extents) {
                 let at = |off: u64| usize::try_from(off - part.start).unwrap_or(usize::MAX);
                 let data = bytes
@@ -321,17 +344,22 @@ impl Bad {
     }
 }
 
-/// Sorted ranges with neighbours joined; the last one takes in all that would be too many.
-fn joined(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+/// Sorted ranges with neighbours joined, and the number of those beyond `most`: without `exact` none, because the last
+/// one takes in those after it.
+fn joined(ranges: &[Range<u64>], most: usize, exact: bool) -> (Vec<Range<u64>>, u64) {
     let mut out: Vec<Range<u64>> = Vec::new();
+    let mut more = 0;
     for range in ranges {
-        let is_full = out.len() >= RESTORE_DAMAGED_RANGES_MAX;
+        let is_full = out.len() >= most;
         match out.last_mut() {
-            Some(last) if last.end >= range.start || is_full => last.end = last.end.max(range.end),
+            Some(last) if last.end >= range.start || is_full && !exact => {
+                last.end = last.end.max(range.end);
+            }
+            _ if is_full => more += 1,
             _ => out.push(range.clone()),
         }
     }
-    out
+    (out, more)
 }
 
 /// The ranges that extents cover without a gap.

@@ -22,7 +22,7 @@ use super::tree::{Tree, entry_kind, read_extents};
 use super::trie::summary;
 use crate::base::limits::{SEGMENT_LEN, SUBTREE_LEN, TRIE_DEPTH_MAX, VERIFY_BATCH};
 use crate::base::{ByteLen, ChunkId, Digest, Error, Ino, Result};
-use crate::chunk::PackInfo;
+use crate::chunk::{ChunkStore, PackInfo};
 use crate::engine::Engine;
 use crate::engine::findings::Findings;
 use crate::engine::types::{CheckReport, Progress};
@@ -59,7 +59,7 @@ struct Links {
 }
 
 struct Verify<'a> {
-    engine: &'a Engine,
+    store: &'a ChunkStore,
     /// Name of the snapshot.
     name: &'a str,
     found: Findings<'a>,
@@ -78,35 +78,47 @@ impl Engine {
     /// Those of [`Engine::resolve`] and of the index. What is wrong with the snapshot is in the report.
     pub fn verify(&self, text: &str, progress: &(dyn Fn(Progress) + Sync)) -> Result<CheckReport> {
         let (name, row, _in_use) = self.use_row(text)?;
-        let packs = self.store.packs().unwrap_or_default();
-        let kinds = packs.iter().map(|PackInfo { id, kind, .. }| (*id, *kind));
-        let totals = Progress {
-            entries_total: row.entries,
-            bytes_total: row.bytes,
-            ..Progress::default()
-        };
-        let verify = Verify {
-            engine: self,
-            name: &name,
-            found: Findings::new(kinds.collect(), totals, progress),
-            links: Mutex::default(),
-            groups: Mutex::default(),
-        };
-        let mut stack = Vec::new();
-        match verify.root(&row) {
-            Ok(work) => stack.push(work),
-            Err(error) => verify.problem(&error, b""),
-        }
-        while !stack.is_empty() {
-            let batch = stack.split_off(stack.len().saturating_sub(VERIFY_BATCH));
-            let below: Vec<Vec<Work>> =
-                batch.into_par_iter().map(|work| verify.run(work)).collect();
-            stack.extend(below.into_iter().flatten());
-            verify.found.report();
-        }
-        verify.link_groups();
-        Ok(verify.found.finish())
+        verify_tree(&self.store, &name, &row, progress)
     }
+}
+
+/// As [`Engine::verify`], of a snapshot that is given.
+///
+/// # Errors
+/// None yet: what is wrong with the snapshot is in the report.
+pub(crate) fn verify_tree(
+    store: &ChunkStore,
+    name: &str,
+    row: &SnapshotRow,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<CheckReport> {
+    let packs = store.packs().unwrap_or_default();
+    let kinds = packs.iter().map(|PackInfo { id, kind, .. }| (*id, *kind));
+    let totals = Progress {
+        entries_total: row.entries,
+        bytes_total: row.bytes,
+        ..Progress::default()
+    };
+    let verify = Verify {
+        store,
+        name,
+        found: Findings::new(kinds.collect(), totals, progress),
+        links: Mutex::default(),
+        groups: Mutex::default(),
+    };
+    let mut stack = Vec::new();
+    match verify.root(row) {
+        Ok(work) => stack.push(work),
+        Err(error) => verify.problem(&error, b""),
+    }
+    while !stack.is_empty() {
+        let batch = stack.split_off(stack.len().saturating_sub(VERIFY_BATCH));
+        let below: Vec<Vec<Work>> = batch.into_par_iter().map(|work| verify.run(work)).collect();
+        stack.extend(below.into_iter().flatten());
+        verify.found.report();
+    }
+    verify.link_groups();
+    Ok(verify.found.finish())
 }
 
 impl Verify<'_> {
@@ -133,7 +145,7 @@ impl Verify<'_> {
 
     /// A node, read past the cache of decoded nodes.
     fn node(&self, id: &ChunkId) -> Result<Node> {
-        nodes::load(&self.engine.store, id).map(|(node, _)| node)
+        nodes::load(self.store, id).map(|(node, _)| node)
     }
 
     fn root(&self, row: &SnapshotRow) -> Result<Work> {
@@ -289,7 +301,7 @@ impl Verify<'_> {
             },
             Body::Inline(extents) => {
                 let mut bytes = Vec::new();
-                read_extents(&self.engine.store, extents, 0..size, &mut bytes)?;
+                read_extents(self.store, extents, 0..size, &mut bytes)?;
                 let root = hash::subtree_digest(&bytes);
                 let content = hash::file_content(ByteLen::from_raw(size), root);
                 self.expect(entry.content == content, "the digest of the bytes", path);
@@ -380,7 +392,7 @@ impl Verify<'_> {
             return Ok(hash::zero_subtree(ByteLen::from_raw(len)));
         }
         let mut bytes = Vec::new();
-        read_extents(&self.engine.store, &extents, part, &mut bytes)?;
+        read_extents(self.store, &extents, part, &mut bytes)?;
         Ok(hash::subtree_digest(&bytes))
     }
 
