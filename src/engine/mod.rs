@@ -21,6 +21,7 @@ mod plain_seed;
 mod snap;
 mod space;
 mod types;
+mod way;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
