@@ -12,6 +12,8 @@ pub const XATTR_VALUE_LEN_MAX: usize = 65_536;
 pub const XATTR_LIST_LEN_MAX: usize = 65_536;
 /// Names and values of all attributes of one inode together: they travel through memory as one entry.
 pub const XATTR_TOTAL_LEN_MAX: usize = 1 << 20;
+/// Highest inode number that is given out: those of snapshots that are mounted have further bits above it.
+pub const INO_MAX: u64 = (1 << 48) - 1;
 /// Most hard links to one inode.
 pub const LINKS_MAX: u32 = 1_000_000_000;
 
