@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use rayon::prelude::*;
 
-use super::tree::Tree;
+use super::tree::{Quota, Tree};
 use crate::base::limits::{
     PLAIN_SEED_STACK_LEN, PLAIN_SEED_THREADS_MAX, RESTORE_BATCH, RESTORE_DAMAGED_MAX,
     RESTORE_OPEN_DIRS_MAX, RESTORE_WARNINGS_MAX,
@@ -256,6 +256,7 @@ impl Restore<'_> {
             return self.put_counted(&job);
         }
         let mut walk = Walk {
+            quota: Quota::of(Tree::dir(&entry)?),
             restore: self,
             stack: vec![Frame::new(place, Arc::clone(&self.top), entry)],
             batch: Batch::default(),
@@ -447,6 +448,8 @@ impl Frame {
 /// The walk through a snapshot's directories.
 struct Walk<'r, 'a> {
     restore: &'r Restore<'a>,
+    /// Entries that are left to come.
+    quota: Quota,
     stack: Vec<Frame>,
     batch: Batch,
     links: HashMap<Ino, Linked>,
@@ -522,6 +525,8 @@ impl Walk<'_, '_> {
             .tree
             .for_each_readable(body, frame.after, &mut each, &mut bad);
         restore.named(&frame.place, b"", read)?;
+        let counted = self.quota.take(page.len());
+        restore.named(&frame.place, b"", counted)?;
         frame.after = last;
         frame.is_read = page.len() < RESTORE_BATCH;
         for entry in page {
