@@ -9,7 +9,7 @@
 //! 2. Bytes of files are read 1 MiB at a time; holes cost O(log n).
 //! 3. Hard-link groups concern the whole tree: they are computed from all names at the end.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -18,7 +18,7 @@ use rayon::prelude::*;
 
 use super::entry::overlapping;
 use super::nodes;
-use super::tree::{Tree, entry_kind, read_extents};
+use super::tree::{TRIE_DEPTH_MAX, Tree, entry_kind, read_extents};
 use super::trie::summary;
 use crate::base::limits::{SEGMENT_LEN, SUBTREE_LEN, VERIFY_BATCH};
 use crate::base::{ByteLen, ChunkId, Digest, Error, Ino, Result};
@@ -66,6 +66,8 @@ struct Verify<'a> {
     links: Mutex<Links>,
     /// Directories that have hard-link groups, and the digests of these.
     groups: Mutex<BTreeMap<Vec<u8>, Digest>>,
+    /// Directories whose nodes do not make a trie: one of them may be met 2^n times, so no more of them is looked at.
+    broken: Mutex<HashSet<Arc<[u8]>>>,
 }
 
 impl Engine {
@@ -91,6 +93,7 @@ impl Engine {
             found: Findings::new(kinds.collect(), totals, progress),
             links: Mutex::default(),
             groups: Mutex::default(),
+            broken: Mutex::default(),
         };
         let mut stack = Vec::new();
         match verify.root(&row) {
@@ -204,6 +207,9 @@ impl Verify<'_> {
         prefix: &[u8; 32],
         path: &Arc<[u8]>,
     ) -> Result<Vec<Work>> {
+        if self.broken.lock().contains(path) {
+            return Ok(Vec::new());
+        }
         let node = self.node(&child.node)?;
         let same = summary(child.node, &node)? == *child;
         self.expect(same, "the digest of a part of the directory", path);
@@ -221,21 +227,26 @@ impl Verify<'_> {
                     path: Arc::clone(path),
                 };
                 // Bits of names end at 256; a trie cannot be deeper.
-                self.expect(depth < 256, "the depth of the directory", path);
-                Ok(sides
-                    .into_iter()
-                    .filter(|_| depth < 256)
-                    .map(work)
-                    .collect())
+                self.expect(depth < TRIE_DEPTH_MAX, "the depth of the directory", path);
+                let count = inner.left.count.checked_add(inner.right.count);
+                if depth >= TRIE_DEPTH_MAX || count != Some(child.count) {
+                    self.broken.lock().insert(Arc::clone(path));
+                    return Ok(Vec::new());
+                }
+                Ok(sides.into_iter().map(work).collect())
             }
             Node::DirLeaf(entries) => {
                 let mut work = Vec::with_capacity(entries.len());
+                let dir = Arc::clone(path);
                 for entry in entries {
                     let name = hash::name_hash(&entry.name);
                     let here = (0..depth)
                         .all(|bit| hash::trie_bit(&name, bit) == hash::trie_bit(prefix, bit));
                     let path: Arc<[u8]> = join(path, &entry.name).into();
                     self.expect(here, "the place in the directory", &path);
+                    if !here {
+                        self.broken.lock().insert(Arc::clone(&dir));
+                    }
                     self.found.entries.fetch_add(1, Ordering::Relaxed);
                     work.push(match &entry.body {
                         Body::Dir(body) => {
