@@ -14,12 +14,14 @@
     reason = "tests: a failure here is a failed test; the allocator is measured"
 )]
 
+mod lies;
 #[path = "../../fuzz/src/meter.rs"]
 mod meter;
 #[path = "world.rs"]
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::mpsc::channel;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -39,7 +41,7 @@ fn base() -> &'static Base {
 /// Seeds of programs that are run each time.
 const SEEDS: u64 = 400;
 /// How long one program may take. An unoptimised build on a loaded machine is far below it.
-const RUN_MAX: Duration = Duration::from_secs(20);
+const RUN_MAX: Duration = Duration::from_secs(60);
 /// Memory that one program may take.
 const MEMORY_MAX: usize = 256 << 20;
 
@@ -47,6 +49,13 @@ const MEMORY_MAX: usize = 256 << 20;
 static ONE: Mutex<()> = Mutex::new(());
 
 fn check(program: &[u8]) -> Verdict {
+    within_bounds(&format!("the program {}", hex(program)), |base, dir| {
+        run(base, dir, program)
+    })
+}
+
+/// Does something with a store that may take neither too much time nor too much memory; `dir` is empty.
+fn within_bounds<T: Send>(what: &str, work: impl FnOnce(&Base, &Path) -> T + Send) -> T {
     let base = base();
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = tempfile::tempdir().unwrap();
@@ -55,16 +64,16 @@ fn check(program: &[u8]) -> Verdict {
         let path = dir.path();
         scope.spawn(move || {
             let ran = catch_unwind(AssertUnwindSafe(|| {
-                meter::within(MEMORY_MAX, || run(base, path, program))
+                meter::within(MEMORY_MAX, || work(base, path))
             }));
             let _ = sent.send(ran);
         });
         match done.recv_timeout(RUN_MAX) {
-            Ok(Ok(verdict)) => verdict,
-            Ok(Err(_)) => panic!("the program {} ends with a panic", hex(program)),
+            Ok(Ok(done)) => done,
+            Ok(Err(_)) => panic!("{what} ends with a panic"),
             Err(_) => {
                 // A thread cannot be ended.
-                eprintln!("the program {} takes more than {RUN_MAX:?}", hex(program));
+                eprintln!("{what} takes more than {RUN_MAX:?}");
                 std::process::abort();
             }
         }

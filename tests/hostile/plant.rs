@@ -485,7 +485,7 @@ pub fn lie(rows: &AllRows, choice: &mut Choice<'_>, commit: &mut Commit) {
     }
 }
 
-fn attrs(kind: Kind, size: u64) -> Attrs {
+pub fn attrs(kind: Kind, size: u64) -> Attrs {
     Attrs {
         kind,
         mode: 0o755,
@@ -502,7 +502,7 @@ fn attrs(kind: Kind, size: u64) -> Attrs {
     }
 }
 
-fn entry(name: &[u8], ino: u64, attrs: Attrs, body: Body) -> Entry {
+pub fn entry(name: &[u8], ino: u64, attrs: Attrs, body: Body) -> Entry {
     Entry {
         name: name.to_vec(),
         ino: Ino::from_raw(ino),
@@ -516,7 +516,7 @@ fn entry(name: &[u8], ino: u64, attrs: Attrs, body: Body) -> Entry {
     }
 }
 
-fn child(node: &Node, inner: bool, count: u64, entries: u64) -> DirChild {
+pub fn child(node: &Node, inner: bool, count: u64, entries: u64) -> DirChild {
     DirChild {
         node: node_id(&node.encode()),
         inner,
@@ -629,6 +629,19 @@ pub fn snapshot(rows: &AllRows, choice: &mut Choice<'_>, commit: &mut Commit) {
         }
         commit.nodes.push(at);
     }
+    put_snapshot(commit, trie, trie.entries);
+    if let Some(Op::Put(Table::Snapshot, _, row)) = commit.ops.last_mut() {
+        let generation = choice.number();
+        let planted = SnapshotRow {
+            generation,
+            ..SnapshotRow::decode(row).unwrap()
+        };
+        *row = planted.encode();
+    }
+}
+
+/// Makes a snapshot of the name "planted" of a directory; its seed is that of its root.
+pub fn put_snapshot(commit: &mut Commit, trie: DirChild, entries: u64) {
     let groups = Digest::from_raw([8; 32]);
     let mut root = entry(
         b"",
@@ -649,8 +662,8 @@ pub fn snapshot(rows: &AllRows, choice: &mut Choice<'_>, commit: &mut Commit) {
         content: root.content,
         root: node_id(&node.encode()),
         created: Timestamp::default(),
-        generation: choice.number(),
-        entries: trie.entries,
+        generation: 3,
+        entries,
         bytes: 7,
     };
     commit.nodes.push(node);

@@ -3,9 +3,9 @@
 //! A *program* is a few bytes (see `program`): which of the prepared stores, what is changed, whether checksums are
 //! made right again, and what is then done. Everything is a function of these bytes.
 
-mod base;
-mod exercise;
-mod plant;
+pub mod base;
+pub mod exercise;
+pub mod plant;
 mod program;
 mod sign;
 
