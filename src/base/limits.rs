@@ -56,6 +56,9 @@ pub const NODE_LEN_MAX: usize = 512 << 20;
 /// Encoded bytes of the decoded nodes that are kept in memory.
 pub const NODES_CACHED_LEN: usize = 32 << 20;
 
+/// Bytes that are hashed to tell a torn tail from damage. An honest tail needs a little more than its length, or, where a
+/// commit has inline frames full of what looks like records, some GiB.
+pub const TEAR_SEARCH_LEN_MAX: u64 = 16 << 30;
 /// Most pack files that are open at a time.
 pub const OPEN_PACKS_MAX: usize = 256;
 /// Most shards of the cache of decoded frames.

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use mmhfs::base::{Digest, Error, FileOff, Ino, Result, Slot};
+use mmhfs::base::{Digest, Error, FileOff, Ino, Lsn, Result, Slot, Timestamp};
 use mmhfs::engine::{Caller, Engine, FileKind, NewNode, RenameHow, RestoreOptions};
 use mmhfs::format::keys;
 use mmhfs::format::node::{Body, DirBody, DirChild, DirInner, Entry, Node};
+use mmhfs::format::record::{RecordHead, encode_record};
 use mmhfs::format::rows::{DirentRow, ExtentRow, InodeRow, Kind, Op, Table, encode_counter};
 use mmhfs::hash::name_hash;
 use mmhfs::meta::MemoryTables;
@@ -16,6 +17,7 @@ use crate::world::Base;
 use crate::world::base::{RW, config, env};
 use crate::world::exercise::{Deeds, exercise, place};
 use crate::world::plant::{Commit, append, attrs, child, entry, put_snapshot};
+use crate::world::sign::{address, record_hash, resign};
 
 /// Opens a store whose log has one more commit.
 fn opened(base: &Base, dir: &Path, commit: &Commit) -> Result<Arc<Engine>> {
@@ -418,4 +420,49 @@ fn two_entries_that_say_to_be_one_inode_are_not_shown_as_one() {
             &engine.readdirplus(handle, 0, &mut |_, _| true)
         ));
     });
+}
+
+/// Bug: for each of them everything before it was hashed: hours for a pack.
+#[test]
+fn a_tail_full_of_records_is_no_wait() {
+    let base = crate::base();
+    for is_signed in [false, true] {
+        // A store whose newest LOG pack is open, and then 3 MiB of records that each claim all before them.
+        let mut medium = base.stages[STAGE].medium.clone();
+        let end = resign(&mut medium, base.store);
+        assert!(!end.sealed);
+        let name = format!("packs/{:016x}.log", end.pack);
+        let mut bytes = medium.bytes(&name).unwrap()[..end.off].to_vec();
+        bytes.extend([7; 8]);
+        while bytes.len() < 3 << 20 {
+            let head = RecordHead {
+                lsn: Lsn::from_raw(1 << 40),
+                part: 0,
+                last: true,
+                codec: 0,
+                span_len: (bytes.len() - end.off) as u64,
+                span_hash: [1; 32],
+                time: Timestamp::default(),
+                raw_len: 0,
+                op_count: 0,
+                prev_chain: [2; 32],
+            };
+            let at = address(base.store, end.pack, bytes.len());
+            let (record, _) = if is_signed {
+                encode_record(&head, &[], &record_hash(at)).unwrap()
+            } else {
+                encode_record(&head, &[], &|_| [3; 32]).unwrap()
+            };
+            bytes.extend(record);
+        }
+        medium.put(&name, bytes);
+        within_bounds("a tail of records", |_, dir| {
+            let place = place(dir, medium, MemoryTables::default());
+            let opened = Engine::open_on(&place, env(3), config());
+            match opened {
+                Ok(_) => assert!(!is_signed),
+                Err(error) => assert!(is_signed && matches!(error, Error::LogDamaged { .. })),
+            }
+        });
+    }
 }

@@ -7,7 +7,7 @@ pub mod base;
 pub mod exercise;
 pub mod plant;
 mod program;
-mod sign;
+pub mod sign;
 
 pub use base::Base;
 pub use program::{Verdict, run};
