@@ -12,6 +12,8 @@ pub const XATTR_VALUE_LEN_MAX: usize = 65_536;
 pub const XATTR_LIST_LEN_MAX: usize = 65_536;
 /// Names and values of all attributes of one inode together: they travel through memory as one entry.
 pub const XATTR_TOTAL_LEN_MAX: usize = 1 << 20;
+/// Highest inode number that is given out: those of snapshots that are mounted have further bits above it.
+pub const INO_MAX: u64 = (1 << 48) - 1;
 /// Most hard links to one inode.
 pub const LINKS_MAX: u32 = 1_000_000_000;
 
@@ -59,6 +61,9 @@ pub const TRIE_DEPTH_MAX: u32 = 256;
 /// Most snapshots whose trees have inode numbers at a time: those have 15 bits for it.
 pub const VIRTUAL_ROOTS_MAX: usize = (1 << 15) - 1;
 
+/// Bytes that are hashed to tell a torn tail from damage. An honest tail needs a little more than its length, or, where a
+/// commit has inline frames full of what looks like records, some GiB.
+pub const TEAR_SEARCH_LEN_MAX: u64 = 16 << 30;
 /// Most pack files that are open at a time.
 pub const OPEN_PACKS_MAX: usize = 256;
 /// Most shards of the cache of decoded frames.
@@ -160,10 +165,11 @@ pub const PROBLEM_PATHS_MAX: usize = 1_000;
 pub const VERIFY_BATCH: usize = 64;
 /// Damaged places and chunks whose paths `check` looks for; of more it tells only the place.
 pub const CHECK_DAMAGED_MAX: usize = 1 << 20;
+/// Nodes of directories of one snapshot in which `check` looks for what is stored at damaged places: a node may be in
+/// a tree more often than anybody can wait for.
+pub const CHECK_NODES_MAX: usize = 1 << 20;
 /// Directories that `check` remembers to lie below the root; when they are more it begins to remember anew.
 pub const CHECK_ROOTED_MAX: usize = 1 << 20;
-/// Times that a name is looked up again because its inode was not there: more mean that it has none.
-pub const ENTRY_TRIES_MAX: u32 = 1_000;
 /// Directories above one another that a path is followed through: more are a loop.
 pub const PATH_DEPTH_MAX: usize = 1 << 20;
 

@@ -91,7 +91,7 @@ impl ChunkStore {
     /// Makes a pack known that was missing and is there again.
     pub fn note_pack_back(&self, pack: PackId, kind: PackKind) {
         self.files.note(pack, kind);
-        *self.closed_len.lock() = None;
+        self.closed_len.lock().forget();
     }
 
     /// The pack files that are known: number, kind, and length in bytes if the file is there.

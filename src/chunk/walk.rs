@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::types::Watermark;
 use super::window::Window;
 use super::writer::record_hash;
-use crate::base::limits::PACK_CAPACITY_MAX;
+use crate::base::limits::{PACK_CAPACITY_MAX, TEAR_SEARCH_LEN_MAX};
 use crate::base::{Error, Lsn, PackId, PackOff, Result, StoreId};
 use crate::codec::decompress;
 use crate::format::frame::{Address, FRAME_HEADER_LEN, peek_frame_len};
@@ -188,13 +188,20 @@ impl Walk {
     /// bytes: proof that they were once durable, since its bytes were written only after the sync of the
     /// commit before it. The parts of one commit have one sync and prove nothing about one another.
     ///
+    /// Spans do not overlap, and what has to be hashed is bounded: bytes that ask for more were made so, and are taken
+    /// for damage.
+    ///
     /// # Errors
     /// Those of reading.
     pub(super) fn later_commit_follows(&mut self, commit: Lsn) -> Result<bool> {
         let mut at = self.off;
+        let mut search = Search {
+            spans: self.window.limit().saturating_sub(at),
+            records: TEAR_SEARCH_LEN_MAX,
+        };
         while at < self.window.limit().min(PACK_CAPACITY_MAX) {
             let starts = self.window.bytes(at, RECORD_MAGIC.len())? == RECORD_MAGIC;
-            if starts && self.proves_later(at, commit)? {
+            if starts && self.proves_later(at, commit, &mut search)? {
                 return Ok(true);
             }
             at += ALIGN as u64;
@@ -202,7 +209,7 @@ impl Walk {
         Ok(false)
     }
 
-    fn proves_later(&mut self, at: u64, commit: Lsn) -> Result<bool> {
+    fn proves_later(&mut self, at: u64, commit: Lsn, search: &mut Search) -> Result<bool> {
         let Ok(claim) = decode_header(self.window.bytes(at, RECORD_HEADER_LEN)?) else {
             return Ok(false);
         };
@@ -217,12 +224,19 @@ impl Walk {
         if first <= commit.raw() {
             return Ok(false);
         }
-        // The record itself first: it is small, and what only looks like one must not cost a hash of all that it claims
-        // to follow, at every place anew.
-        let (len, hash) = (head.span_len, head.span_hash);
-        if self.verify(at, &head.prev_chain, len, &hash)?.is_err() {
+        let Some(records) = search.records.checked_sub(claim.record_len()) else {
+            return Ok(true);
+        };
+        search.records = records;
+        // Its own hash first: what only looks like a record costs no look at what it says comes before it.
+        let found = self.verify(at, &head.prev_chain, head.span_len, &head.span_hash)?;
+        if found.is_err() {
             return Ok(false);
         }
+        let Some(spans) = search.spans.checked_sub(head.span_len) else {
+            return Ok(true);
+        };
+        search.spans = spans;
         let mut span = SpanHasher::new(Checksum::Span);
         while from < at {
             let len = usize::try_from(at - from)
@@ -234,6 +248,12 @@ impl Walk {
         }
         Ok(span.finish() == head.span_hash)
     }
+}
+
+/// What may still be hashed in the search for a later commit, in bytes.
+struct Search {
+    spans: u64,
+    records: u64,
 }
 
 fn bad(off: u64, detail: &'static str) -> Step {

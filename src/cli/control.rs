@@ -192,6 +192,17 @@ fn receive(stream: &mut BufReader<UnixStream>) -> Outcome<Message> {
     })
 }
 
+/// Reads a line as each end of the socket does.
+#[cfg(fuzzing)]
+pub(super) fn decode_line(line: &[u8]) {
+    if let Ok(request) = serde_json::from_slice::<Request>(line) {
+        assert!(encode(&request).is_ok());
+    }
+    if let Ok(message) = serde_json::from_slice::<Message>(line) {
+        assert!(encode(&message).is_ok());
+    }
+}
+
 fn lost(e: &io::Error) -> Failure {
     Failure::io("lost the connection to the mounting process", e)
 }

@@ -13,6 +13,8 @@ mod diff;
 pub mod exit;
 mod facts;
 mod forget;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod generated;
 mod helper;
 mod init;

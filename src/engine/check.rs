@@ -610,7 +610,10 @@ impl Check<'_> {
         ] {
             let mut at = Ino::from_raw(0);
             loop {
-                // One look at each inode, whatever the number of its rows.
+                // One look at each inode, whatever the number of its rows. The highest number has no next one.
+                if at.next() == at {
+                    break;
+                }
                 let from = keys::inode(at.next());
                 let page = self.view.scan(table, &from, &[0xff; 9], 1)?;
                 let Some((key, _)) = page.first() else {

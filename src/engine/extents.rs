@@ -28,16 +28,20 @@ pub(crate) fn keep_front(extent: ExtentRow, len: u64) -> ExtentRow {
     }
 }
 
-/// The extents of `ino` that overlap `range`, ascending, clipped to it.
+/// The extents of `ino` that overlap `range`, ascending, clipped to it. Where rows overlap, the first one counts.
 pub(crate) fn clipped(
     rows: &(impl Rows + ?Sized),
     ino: Ino,
     range: Range<u64>,
 ) -> Result<Vec<(u64, ExtentRow)>> {
     let mut out = Vec::new();
-    for_each_overlapping(rows, ino, range.clone(), &mut |off, extent| {
-        let (off, extent) = clip(off, extent, &range);
-        out.push((off, extent));
+    let mut rest = range.clone();
+    for_each_overlapping(rows, ino, range, &mut |off, extent| {
+        if off + u64::from(extent.len) > rest.start {
+            let (off, extent) = clip(off, extent, &rest);
+            rest.start = off + u64::from(extent.len);
+            out.push((off, extent));
+        }
         Ok(true)
     })?;
     Ok(out)

@@ -27,6 +27,7 @@ mod scrub;
 mod snap;
 mod space;
 mod types;
+mod way;
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -17,8 +17,8 @@ use super::protect::Protection;
 use super::snap::{NodeCache, Virtual};
 use super::space::{AutoClean, Bounds};
 use crate::base::limits::{
-    MEMORY_DEFAULT, MEMORY_MIN, PACK_CAPACITY_DEFAULT, PACK_CAPACITY_MAX, PACK_CAPACITY_MIN,
-    PARITY_GROUP_PACKS, RESERVE_NEEDED_LEN,
+    INO_MAX, MEMORY_DEFAULT, MEMORY_MIN, PACK_CAPACITY_DEFAULT, PACK_CAPACITY_MAX,
+    PACK_CAPACITY_MIN, PARITY_GROUP_PACKS, RESERVE_NEEDED_LEN,
 };
 use crate::base::{ByteLen, ChunkId, Env, Error, Ino, PackId, Result, StoreId};
 use crate::chunk::{
@@ -301,7 +301,14 @@ impl Engine {
                 .map_or(Ok(0), |value| decode_counter(&value))
         };
         let bounds = Bounds::of(config.memory);
-        let next_ino = counter(keys::COUNTER_NEXT_INO)?.max(Ino::ROOT.raw() + 1);
+        // A counter that lies would have numbers given out again (I4).
+        let highest = index.last_at(Table::Inode, &[], &[0xff; 8])?;
+        let highest = highest
+            .map(|(key, _)| keys::parse_inode(&key))
+            .transpose()?;
+        let next_ino = counter(keys::COUNTER_NEXT_INO)?
+            .max(highest.unwrap_or(Ino::ROOT).next().raw())
+            .min(INO_MAX + 1);
         let collisions = counter(keys::COUNTER_COLLISIONS)? > 0;
         let engine = Self {
             env,

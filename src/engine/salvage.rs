@@ -21,7 +21,7 @@ use super::snap::{
     restore_from, verify_tree,
 };
 use super::types::Progress;
-use crate::base::limits::{MEMORY_MIN, SALVAGE_ROOTS_MAX};
+use crate::base::limits::{MEMORY_MIN, NODES_CACHED_LEN, SALVAGE_ROOTS_MAX};
 use crate::base::{ChunkId, Digest, Env, Error, PackId, PackOff, Result, Timestamp};
 use crate::chunk::{
     ChunkLookup, ChunkStore, ParityPlace, ParityStore, SalvageDisk, SalvagedLog, Scanned,
@@ -313,7 +313,7 @@ impl Salvage {
         dest: &Path,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<SalvageReport> {
-        let cache = NodeCache::new();
+        let cache = NodeCache::new(NODES_CACHED_LEN as u64);
         let tree = Tree {
             store: &self.store,
             cache: &cache,

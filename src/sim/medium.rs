@@ -235,6 +235,29 @@ impl Medium {
             .collect()
     }
 
+    /// The certain bytes of a file.
+    #[must_use]
+    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+        self.names.files.get(name).map(|id| self.durable(*id))
+    }
+
+    /// Puts bytes in the place of a file, certain at once, as somebody who changes a store while it is closed does.
+    /// A directory that is missing comes to be.
+    pub fn put(&mut self, name: &str, bytes: Vec<u8>) {
+        let next = self.next_id();
+        let id = *self.names.files.entry(name.to_owned()).or_insert(next);
+        let mut dir = parent(name);
+        while !dir.is_empty() {
+            self.names.dirs.insert(dir.to_owned());
+            dir = parent(dir);
+        }
+        let contents = Contents {
+            durable: Arc::new(bytes),
+            pending: Vec::new(),
+        };
+        self.files.insert(id, contents);
+    }
+
     /// Changes one certain byte of a file, as rot does.
     pub fn flip(&mut self, name: &str, at: usize) {
         let id = self.names.files.get(name);

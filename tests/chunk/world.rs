@@ -290,10 +290,8 @@ impl World {
             level: 1,
             verify_writes: true,
             cache_len: 8 << 20,
-            parity: None,
             read_only: self.read_only,
             env: Env::real(),
-            parity: None,
         };
         let disk: Arc<dyn Disk> = Arc::<FaultyDisk>::clone(&self.disk);
         let index: Arc<dyn ChunkLookup> = Arc::<Index>::clone(&self.index);

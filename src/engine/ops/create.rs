@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::base::limits::{LINKS_MAX, SYMLINK_LEN_MAX};
+use crate::base::limits::{INO_MAX, LINKS_MAX, SYMLINK_LEN_MAX};
 use crate::base::{Error, Ino, Result, Timestamp};
 use crate::engine::Engine;
 use crate::engine::acl::{self, Acl};
@@ -102,6 +102,9 @@ impl Engine {
         let now = self.env.now();
         let row = new_row(caller, &guard, dir, kind, new, &inherited, target, now);
         let ino = Ino::from_raw(self.next_ino.fetch_add(1, Ordering::AcqRel));
+        if ino.raw() > INO_MAX {
+            return Err(Error::NoSpace);
+        }
 
         let mut change = self.change();
         let inode = change.put_new_inode(ino, &row);

@@ -50,16 +50,15 @@ impl Engine {
             return Err(Error::Stale);
         }
         let flags = guard.row.attrs.flags;
-        if guard.row.attrs.kind == Kind::Dir {
-            return Err(Error::IsDirectory);
-        }
+        // What the kernel opens itself, as fifos, or never opens, as symbolic links, holds no bytes.
+        Self::check_file(guard.row.attrs.kind)?;
         if how.write && flags & FLAG_IMMUTABLE != 0 {
             return Err(Error::NotPermitted("immutable"));
         }
         if how.write && flags & FLAG_APPEND != 0 && (!how.append || how.truncate) {
             return Err(Error::NotPermitted("append-only"));
         }
-        if how.truncate && guard.row.attrs.kind == Kind::File {
+        if how.truncate {
             let now = self.env.now();
             let mut change = self.change();
             resize(&change, &inode, &mut guard, 0, now);
@@ -391,6 +390,9 @@ impl Engine {
                 inode.ino,
                 at..limit,
                 &mut |off, extent| {
+                    if off + u64::from(extent.len) <= at {
+                        return Ok(true);
+                    }
                     let (off, extent) = extents::clip(off, extent, &(at..limit));
                     if off > at && !each(at, off - at, Source::Hole)? {
                         stop = true;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::base::limits::{ENTRY_TRIES_MAX, SETTLE_STEP_LEN};
+use crate::base::limits::SETTLE_STEP_LEN;
 use crate::base::{Error, Ino, Result, Slot};
 use crate::engine::Engine;
 use crate::engine::change::ChangeSet;
@@ -13,14 +13,6 @@ use crate::engine::ops::create::check_dir;
 use crate::format::keys;
 use crate::format::rows::{DirentRow, FLAG_APPEND, FLAG_IMMUTABLE, Kind, Table};
 use crate::meta::Rows;
-
-/// What a name is whose inode has no row.
-pub(super) fn without_inode() -> Error {
-    Error::Malformed {
-        what: "directory entry",
-        detail: "it leads to no inode: check the store",
-    }
-}
 
 impl Engine {
     /// Removes a name of something that is not a directory.
@@ -92,24 +84,26 @@ impl Engine {
     /// Locks a directory and the inode of its entry `name`, in order, whatever happens meanwhile.
     pub(crate) fn lock_entry(&self, dir: Ino, name: &[u8]) -> Result<(Locked, Slot, DirentRow)> {
         let parent = self.inode(dir)?;
-        let mut tries = 0;
+        let mut missing = None;
         loop {
             let (_, row) = {
                 let _state = parent.state.read();
                 self.find(dir, name)?.ok_or(Error::NotFound)?
             };
             let child = match self.inode(row.ino) {
-                // Just removed by somebody else; or the index is damaged, and then that does not end.
-                Err(Error::Stale) if tries < ENTRY_TRIES_MAX => {
-                    tries += 1;
+                Err(Error::Stale) if missing == Some(row.ino) => return Err(dangling()),
+                Err(Error::Stale) => {
+                    missing = Some(row.ino);
                     continue;
                 }
-                Err(Error::Stale) => return Err(without_inode()),
                 other => other?,
             };
-            let locked = Locked::new([Arc::clone(&parent), child]);
+            let mut locked = Locked::new([Arc::clone(&parent), child]);
             match self.find(dir, name)? {
-                Some((slot, now)) if now.ino == row.ino => return Ok((locked, slot, now)),
+                Some((slot, now)) if now.ino == row.ino => {
+                    check_kind(&mut locked, &now)?;
+                    return Ok((locked, slot, now));
+                }
                 Some(_) => {}
                 None => return Err(Error::NotFound),
             }
@@ -216,5 +210,26 @@ impl Engine {
                 }
             }
         }
+    }
+}
+
+/// An inode that is gone although an entry still names it: an entry goes before its inode does, and no number is ever used
+/// again (I4), so who finds the same one gone twice has not come too late.
+pub(crate) fn dangling() -> Error {
+    Error::Malformed {
+        what: "directory entry",
+        detail: "there is no inode of its number",
+    }
+}
+
+/// Checks that an entry says of its inode what it is: who changes either goes by it.
+pub(crate) fn check_kind(locked: &mut Locked, entry: &DirentRow) -> Result<()> {
+    if locked.get(entry.ino)?.1.row.attrs.kind == entry.kind {
+        Ok(())
+    } else {
+        Err(Error::Malformed {
+            what: "directory entry",
+            detail: "its inode is of another kind",
+        })
     }
 }

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::base::limits::{ENTRY_TRIES_MAX, LINKS_MAX};
+use crate::base::limits::LINKS_MAX;
 use crate::base::{Error, Ino, Result, Slot, Timestamp};
 use crate::engine::Engine;
 use crate::engine::inode::Locked;
 use crate::engine::names::{check_name, is_reserved};
 use crate::engine::ops::create::check_dir;
-use crate::engine::ops::remove::without_inode;
+use crate::engine::ops::remove::{check_kind, dangling};
 use crate::engine::types::RenameHow;
+use crate::engine::way::Way;
 use crate::format::rows::{DirentRow, FLAG_APPEND, FLAG_IMMUTABLE, Kind};
 
 /// A directory entry as it was found.
@@ -97,33 +98,36 @@ impl Engine {
         to: &Place<'_>,
     ) -> Result<(Locked, Found, Option<Found>)> {
         let (dir, new_dir) = (self.inode(from.dir)?, self.inode(to.dir)?);
-        let mut tries = 0;
+        let mut missing: Vec<Ino> = Vec::new();
         loop {
             let source = self.peek(from)?.ok_or(Error::NotFound)?;
             let target = self.peek(to)?;
             let mut inodes = vec![Arc::clone(&dir), Arc::clone(&new_dir)];
-            let mut stale = false;
+            let mut stale = Vec::new();
             for found in [Some(&source), target.as_ref()].into_iter().flatten() {
                 match self.inode(found.row.ino) {
                     Ok(inode) => inodes.push(inode),
-                    Err(Error::Stale) => stale = true,
+                    Err(Error::Stale) => stale.push(found.row.ino),
                     Err(other) => return Err(other),
                 }
             }
-            if stale {
-                if tries == ENTRY_TRIES_MAX {
-                    return Err(without_inode());
-                }
-                tries += 1;
+            if stale.iter().any(|ino| missing.contains(ino)) {
+                return Err(dangling());
+            }
+            if !stale.is_empty() {
+                missing.extend(stale);
                 continue;
             }
-            let locked = Locked::new(inodes);
+            let mut locked = Locked::new(inodes);
             let now = self.find(from.dir, from.name)?;
             let target_now = self.find(to.dir, to.name)?;
             let same = |a: Option<&Found>, b: Option<&(Slot, DirentRow)>| {
                 a.map(|f| (f.slot, f.row.ino)) == b.map(|(slot, row)| (*slot, row.ino))
             };
             if same(Some(&source), now.as_ref()) && same(target.as_ref(), target_now.as_ref()) {
+                for found in [Some(&source), target.as_ref()].into_iter().flatten() {
+                    check_kind(&mut locked, &found.row)?;
+                }
                 return Ok((locked, source, target));
             }
         }
@@ -141,11 +145,13 @@ impl Engine {
     /// holds the lock of all directory renames.
     fn check_no_loop(&self, moved: Ino, dir: Ino) -> Result<()> {
         let mut at = dir;
+        let mut way = Way::new(dir);
         while at != Ino::ROOT {
             if at == moved {
                 return Err(Error::Invalid("a directory cannot move into itself"));
             }
             at = self.parent_of(at)?;
+            way.step(at)?;
         }
         Ok(())
     }

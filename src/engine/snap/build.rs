@@ -115,7 +115,8 @@ impl Sink<'_> {
     fn count(&self, entry: &Entry) {
         let mut pending = self.pending.lock();
         pending.done.entries += 1;
-        pending.done.bytes += entry.attrs.size;
+        // Sparse files of exbibytes have more together than a number holds.
+        pending.done.bytes = pending.done.bytes.saturating_add(entry.attrs.size);
     }
 
     fn report(&self) {
@@ -402,6 +403,12 @@ impl Engine {
     /// ends with it and the view of the tree that belongs to it: the same commit must be the last of both.
     fn close_generation(&self) -> Result<(u64, View<'_>)> {
         let index = self.index();
+        if index.generation() >= u64::MAX - 1 {
+            return Err(Error::Malformed {
+                what: "counter of snapshots",
+                detail: "there is no number left",
+            });
+        }
         self.commit_with(
             |index| vec![Index::set_generation_op(index.generation() + 1)],
             || (index.generation() - 1, index.view()),

@@ -6,14 +6,14 @@
 //!    content digest is unique on either side was renamed.
 //! 3. Everything is sorted by path. Memory is in proportion to what differs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::dirty::group_digests;
 use super::entry::{Source, hash_file, joined, node_attrs};
-use super::tree::{Tree, entry_kind, read_extents};
+use super::tree::{Quota, Tree, entry_kind, read_extents};
 use super::verify::{attrs_of, join};
-use crate::base::{Digest, Ino, Result, Timestamp};
+use crate::base::{Digest, Error, Ino, Result, Timestamp};
 use crate::engine::Engine;
 use crate::engine::extents;
 use crate::engine::types::{Change, DiffItem};
@@ -115,6 +115,10 @@ struct Diff<'a> {
     linked: HashMap<Ino, Digest>,
     /// Directories whose link groups differ.
     groups: Vec<Vec<u8>>,
+    /// Live directories that were listed: one that comes again lies below itself or has two names.
+    listed: HashSet<Ino>,
+    /// Entries of the snapshots that are left to come.
+    quota: Quota,
 }
 
 impl Engine {
@@ -141,6 +145,10 @@ impl Engine {
             Some((_, row, _)) => Dir::Stored(*Tree::dir(&tree.root(row)?)?),
             None => Dir::Live(Ino::ROOT),
         };
+        let mut quota = Quota::of(Tree::dir(&root)?);
+        if let Dir::Stored(to) = &to {
+            quota = quota.and(&Quota::of(to));
+        }
         let mut diff = Diff {
             tree: self.tree(),
             live: Source {
@@ -159,6 +167,8 @@ impl Engine {
             }],
             linked: HashMap::new(),
             groups: Vec::new(),
+            listed: HashSet::new(),
+            quota,
         };
         if is_live {
             diff.linked = group_digests(&diff.live)?;
@@ -190,6 +200,7 @@ impl Diff<'_> {
                 self.groups.push(pair.path.clone());
             }
             self.tries(&a.trie, &b.trie, &mut from, &mut to)?;
+            self.quota.take(from.len().saturating_add(to.len()))?;
         } else {
             if let (Dir::Stored(old), Dir::Live(ino)) = (&pair.from, &pair.to) {
                 let none = || hash::groups_digest(&[]);
@@ -243,9 +254,13 @@ impl Diff<'_> {
         to: &mut BTreeMap<Vec<u8>, Item>,
     ) -> Result<()> {
         let mut stack = vec![(*a, *b)];
+        let mut seen = HashSet::new();
         while let Some((a, b)) = stack.pop() {
             if (a.count, a.content, a.full) == (b.count, b.content, b.full) {
                 continue;
+            }
+            if a.inner && b.inner && !seen.insert((a.node, b.node)) {
+                return Err(twice());
             }
             let (node_a, node_b) = (self.tree.node(&a.node)?, self.tree.node(&b.node)?);
             if let (Node::DirInner(a), Node::DirInner(b)) = (&*node_a, &*node_b) {
@@ -259,10 +274,19 @@ impl Diff<'_> {
         Ok(())
     }
 
-    fn list(&self, dir: &Dir, into: &mut BTreeMap<Vec<u8>, Item>) -> Result<()> {
+    fn list(&mut self, dir: &Dir, into: &mut BTreeMap<Vec<u8>, Item>) -> Result<()> {
         match dir {
-            Dir::Stored(body) => self.list_trie(&body.trie, into),
+            Dir::Stored(body) => {
+                self.list_trie(&body.trie, into)?;
+                self.quota.take(into.len())
+            }
             Dir::Live(ino) => {
+                if !self.listed.insert(*ino) {
+                    return Err(Error::Malformed {
+                        what: "directory",
+                        detail: "it lies below itself or has two names",
+                    });
+                }
                 let (start, end) = keys::ino_range(*ino);
                 for_each_row(
                     self.live.view,
@@ -283,9 +307,14 @@ impl Diff<'_> {
         }
     }
 
+    /// The entries of a trie, or of a part of one, in which no node is in two places.
     fn list_trie(&self, trie: &DirChild, into: &mut BTreeMap<Vec<u8>, Item>) -> Result<()> {
         let mut stack = vec![*trie];
+        let mut seen = HashSet::new();
         while let Some(child) = stack.pop() {
+            if child.inner && !seen.insert(child.node) {
+                return Err(twice());
+            }
             match &*self.tree.node(&child.node)? {
                 Node::DirInner(inner) => stack.extend([inner.left, inner.right]),
                 Node::DirLeaf(entries) => into.extend(
@@ -410,7 +439,7 @@ impl Diff<'_> {
     }
 
     /// Adds everything below the directories; sorted by path, digests of live directories filled in.
-    fn expand(&self, lone: Vec<Lone>) -> Result<Vec<Lone>> {
+    fn expand(&mut self, lone: Vec<Lone>) -> Result<Vec<Lone>> {
         let mut all = Vec::new();
         let mut todo = lone;
         while let Some(one) = todo.pop() {
@@ -510,6 +539,13 @@ impl Diff<'_> {
         self.items
             .sort_by(|a, b| (&a.path, order(a.change)).cmp(&(&b.path, order(b.change))));
         self.items
+    }
+}
+
+fn twice() -> Error {
+    Error::Malformed {
+        what: "snapshot",
+        detail: "a part of a directory is in it twice",
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use super::entry::Source;
 use crate::base::{Digest, Error, Ino, Result};
 use crate::engine::names::DISCRIMINATORS;
+use crate::engine::way::Way;
 use crate::format::keys;
 use crate::format::rows::{DirentRow, DirtyKey, InodeRow, Kind, SnapDirRow, Table, decode_counter};
 use crate::hash;
@@ -41,7 +42,7 @@ impl Changes {
     pub(crate) fn collect(source: &Source<'_>, generation: u64) -> Result<Self> {
         let mut changes = Self::default();
         let mut links_changed = false;
-        let (from, to) = keys::dirty_range(0..generation + 1);
+        let (from, to) = keys::dirty_range(0..generation.saturating_add(1));
         for_each_row(source.view, Table::Dirty, &from, &to, &mut |key, _| {
             match keys::parse_dirty(key)?.1 {
                 DirtyKey::Inode(ino) => {
@@ -296,6 +297,7 @@ impl Paths<'_> {
     fn of_dir(&mut self, dir: Ino) -> Result<Vec<u8>> {
         let mut up: Vec<(Ino, Vec<u8>)> = Vec::new();
         let mut at = dir;
+        let mut way = Way::new(dir);
         let mut path = loop {
             if at == Ino::ROOT {
                 break Vec::new();
@@ -314,6 +316,7 @@ impl Paths<'_> {
             let row = DirentRow::decode(&row.ok_or(Error::Internal("a link without its entry"))?)?;
             up.push((at, row.name));
             at = parent;
+            way.step(at)?;
         };
         for (ino, name) in up.into_iter().rev() {
             if !path.is_empty() {
@@ -337,19 +340,21 @@ pub(crate) fn by_depth(source: &Source<'_>, dirs: impl Iterator<Item = Ino>) -> 
     let mut depth: HashMap<Ino, u32> = HashMap::from([(Ino::ROOT, 0)]);
     let mut order = Vec::new();
     for dir in dirs {
-        let mut way = Vec::new();
+        let mut passed = Vec::new();
         let mut at = dir;
+        let mut way = Way::new(dir);
         let base = loop {
             if let Some(depth) = depth.get(&at) {
                 break *depth;
             }
-            way.push(at);
+            passed.push(at);
             let row: InodeRow = source
                 .inode(at)?
                 .ok_or(Error::Internal("a directory above is gone"))?;
             at = row.parent;
+            way.step(at)?;
         };
-        for (n, ino) in way.iter().rev().enumerate() {
+        for (n, ino) in passed.iter().rev().enumerate() {
             depth.insert(
                 *ino,
                 base.saturating_add(u32::try_from(n + 1).unwrap_or(u32::MAX)),

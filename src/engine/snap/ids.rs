@@ -4,11 +4,13 @@ use super::nodes::chunk_ids;
 use super::tree::Tree;
 use super::verify::join;
 use crate::base::ChunkId;
+use crate::base::limits::CHECK_NODES_MAX;
 use crate::format::node::{Body, DirChild, Entry, Node};
 use crate::format::rows::SnapshotRow;
 
 /// Calls `each(path, ids)` with the nodes of every directory and with the nodes and chunks of every file of
-/// a snapshot. What lies below a node that cannot be read is left out: its path stands for all of it.
+/// a snapshot. What lies below a node that cannot be read is left out: its path stands for all of it. Ends after
+/// [`CHECK_NODES_MAX`] nodes of directories.
 pub(crate) fn for_each_id(
     tree: &Tree<'_>,
     row: &SnapshotRow,
@@ -22,7 +24,10 @@ pub(crate) fn for_each_id(
     if let Body::Dir(body) = &root.body {
         stack.push((body.trie, Vec::new()));
     }
-    while let Some((child, path)) = stack.pop() {
+    for _ in 0..CHECK_NODES_MAX {
+        let Some((child, path)) = stack.pop() else {
+            return;
+        };
         each(&path, &chunk_ids(tree.store, &child.node));
         let Ok(node) = tree.node(&child.node) else {
             continue;

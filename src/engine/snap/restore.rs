@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use rayon::prelude::*;
 
 use super::restore_from::Source;
-use super::tree::Tree;
+use super::tree::{Quota, Tree};
 use crate::base::limits::{
     PLAIN_SEED_STACK_LEN, PLAIN_SEED_THREADS_MAX, RESTORE_BATCH, RESTORE_DAMAGED_MAX,
     RESTORE_OPEN_DIRS_MAX, RESTORE_WARNINGS_MAX,
@@ -300,6 +300,7 @@ impl Restore<'_> {
             return self.put_counted(&job);
         }
         let mut walk = Walk {
+            quota: Quota::of(Tree::dir(&entry)?),
             restore: self,
             stack: vec![Frame::new(place, Arc::clone(&self.top), entry)],
             batch: Batch::default(),
@@ -509,6 +510,8 @@ impl Frame {
 /// The walk through a snapshot's directories.
 struct Walk<'r, 'a> {
     restore: &'r Restore<'a>,
+    /// Entries that are left to come.
+    quota: Quota,
     stack: Vec<Frame>,
     batch: Batch,
     links: HashMap<Ino, Linked>,
@@ -589,6 +592,8 @@ impl Walk<'_, '_> {
             last = u64::MAX;
         }
         let is_read = page.len() < RESTORE_BATCH || last == u64::MAX;
+        let counted = self.quota.take(page.len());
+        restore.named(&frame.place, b"", counted)?;
         frame.after = last;
         frame.is_read = is_read;
         for entry in page {

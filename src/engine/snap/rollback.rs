@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::dirty::Changes;
 use super::entry::{Source, joined};
-use super::tree::Tree;
+use super::tree::{Quota, Tree};
 use crate::base::limits::{ROLLBACK_STEP_LEN, SEGMENT_LEN};
 use crate::base::{Error, Ino, Result, Slot};
 use crate::engine::Engine;
@@ -58,6 +58,10 @@ struct Rollback<'a> {
     steps: Vec<Step>,
     /// Inodes that were made anew for inodes of the snapshot with several names.
     made: HashMap<Ino, Ino>,
+    /// Directories that are being removed: one that is met again lies below itself.
+    removing: HashSet<Ino>,
+    /// Entries of the snapshot that are left to come.
+    quota: Quota,
     /// Memory of references to chunks since the last commit; the engine counts the rest.
     pieces_len: u64,
 }
@@ -85,8 +89,10 @@ impl Engine {
         let mut rollback = Rollback {
             engine: self,
             changed: self.changed_dirs()?,
+            quota: Quota::of(Tree::dir(&root)?),
             steps: vec![Step::Dir(Ino::ROOT, root)],
             made: HashMap::new(),
+            removing: HashSet::new(),
             pieces_len: 0,
         };
         while !rollback.steps.is_empty() {
@@ -179,6 +185,12 @@ impl Rollback<'_> {
     /// Removes an entry of a live directory, now or, if it is a directory, as the next steps.
     fn drop_entry(&mut self, dir: Ino, row: DirentRow) -> Result<()> {
         if row.kind == Kind::Dir {
+            if !self.removing.insert(row.ino) {
+                return Err(Error::Malformed {
+                    what: "directory",
+                    detail: "it lies below itself or has two names",
+                });
+            }
             self.steps.push(Step::Remove(dir, row.name, row.ino));
             return Ok(());
         }
@@ -194,6 +206,7 @@ impl Rollback<'_> {
         if page.is_empty() {
             self.engine.rmdir(dir, name)?;
             self.engine.forget(ino, 1);
+            self.removing.remove(&ino);
             return Ok(());
         }
         self.steps.push(Step::Remove(dir, name.to_vec(), ino));
@@ -214,6 +227,7 @@ impl Rollback<'_> {
                 last = cookie;
                 Ok(page.len() < PAGE)
             })?;
+        self.quota.take(page.len())?;
         if page.len() == PAGE {
             self.steps.push(Step::Fill(dir, Arc::clone(entry), last));
         }
@@ -244,7 +258,7 @@ impl Rollback<'_> {
         if entry.attrs.kind != Kind::Dir {
             let known = [Some(entry.ino), self.made.get(&entry.ino).copied()];
             for ino in known.into_iter().flatten() {
-                if self.is_alive(ino)? {
+                if self.is_alive(ino, entry.attrs.kind)? {
                     self.unprotect(ino)?;
                     self.engine.link(ino, dir, &entry.name)?;
                     return Ok(ino);
@@ -271,11 +285,13 @@ impl Rollback<'_> {
         Ok(stat.ino)
     }
 
-    fn is_alive(&self, ino: Ino) -> Result<bool> {
+    /// Whether an inode has a name. One of another kind is another one: numbers are never used again (I4), but a
+    /// snapshot from elsewhere may name any.
+    fn is_alive(&self, ino: Ino, kind: Kind) -> Result<bool> {
         match self.engine.inode(ino) {
             Ok(inode) => {
                 let state = inode.state.read();
-                Ok(!state.gone && state.row.nlink > 0)
+                Ok(!state.gone && state.row.nlink > 0 && state.row.attrs.kind == kind)
             }
             Err(Error::Stale) => Ok(false),
             Err(other) => Err(other),
@@ -301,6 +317,12 @@ impl Rollback<'_> {
         let engine = self.engine;
         let inode = engine.inode(ino)?;
         let mut guard = inode.write();
+        if guard.row.attrs.kind != entry.attrs.kind {
+            return Err(Error::Malformed {
+                what: "directory entry",
+                detail: "its inode is of another kind",
+            });
+        }
         let mut xattrs: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         if guard.row.attrs.flags & FLAG_HAS_XATTRS != 0 {
             let (from, to) = keys::ino_range(ino);

@@ -13,7 +13,7 @@ use crate::chunk::ChunkStore;
 use crate::engine::extents::clip;
 use crate::engine::names::slot_of_hash;
 use crate::engine::ops::part;
-use crate::format::node::{Body, DirBody, DirChild, Entry, Node};
+use crate::format::node::{Body, DirBody, DirChild, DirInner, Entry, Node};
 use crate::format::rows::{ExtentRow, Kind, SnapshotRow};
 use crate::hash::{self, EntryKind, RootRecord, Seed};
 
@@ -83,6 +83,102 @@ fn malformed(detail: &'static str) -> Error {
     Error::Malformed {
         what: "snapshot",
         detail,
+    }
+}
+
+/// A part of a directory's trie: what lies below the first `depth` bits of `prefix`.
+struct Part<'a> {
+    child: &'a DirChild,
+    depth: u32,
+    prefix: [u8; 32],
+}
+
+impl Part<'_> {
+    fn whole(child: &DirChild) -> Part<'_> {
+        Part {
+            child,
+            depth: 0,
+            prefix: [0; 32],
+        }
+    }
+
+    /// The slots of names in this part are up to this one: they hold 55 bits of hash from bit 62 down.
+    fn last_slot(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.prefix;
+        let top = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        top >> 1 | (u64::MAX >> (1 + self.depth.min(62)))
+    }
+
+    /// Both halves.
+    fn halves<'b>(&self, inner: &'b DirInner) -> [Part<'b>; 2] {
+        let mut right = self.prefix;
+        if let Some(byte) = right.get_mut((self.depth / 8) as usize) {
+            *byte |= 0x80 >> (self.depth % 8);
+        }
+        let half = |child, prefix| Part {
+            child,
+            depth: self.depth + 1,
+            prefix,
+        };
+        [half(&inner.left, self.prefix), half(&inner.right, right)]
+    }
+
+    /// Whether names with this hash belong here.
+    fn holds(&self, hash: &[u8; 32]) -> bool {
+        (0..self.depth).all(|bit| hash::trie_bit(hash, bit) == hash::trie_bit(&self.prefix, bit))
+    }
+
+    /// Checks that a node is what its parent says, as far as it takes for a walk to end: names are where their hashes
+    /// belong, so no node is met twice, and parts have the number of entries that they are said to have, so each
+    /// that is entered has some.
+    fn check(&self, node: &Node) -> Result<()> {
+        let fits = match node {
+            Node::DirInner(DirInner { left, right }) => {
+                self.depth < TRIE_DEPTH_MAX
+                    && left.count.checked_add(right.count) == Some(self.child.count)
+            }
+            Node::DirLeaf(entries) => {
+                let mut names = entries.iter().map(|entry| hash::name_hash(&entry.name));
+                entries.len() as u64 == self.child.count && names.all(|hash| self.holds(&hash))
+            }
+            _ => return Err(malformed("a directory holds another kind of node")),
+        };
+        if fits {
+            Ok(())
+        } else {
+            Err(malformed(
+                "a part of a directory is not what it is said to be",
+            ))
+        }
+    }
+}
+
+/// How many entries a snapshot has below its root by what it says itself: whoever visits all of them stops at more.
+///
+/// A directory of two directories that are one and the same node, and so on down, is a tree of 2^n entries in n nodes.
+/// Such a tree may be true; then its number of entries, which lists show, says how large it is.
+#[derive(Debug)]
+pub(crate) struct Quota(u64);
+
+impl Quota {
+    /// That of a directory.
+    pub(crate) fn of(dir: &DirBody) -> Self {
+        Self(dir.trie.entries)
+    }
+
+    /// That of two trees together.
+    pub(crate) fn and(self, other: &Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
+    /// Counts some entries.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if they are more than there may be.
+    pub(crate) fn take(&mut self, entries: usize) -> Result<()> {
+        let left = self.0.checked_sub(entries as u64);
+        self.0 = left.ok_or_else(|| malformed("it has more entries than it says"))?;
+        Ok(())
     }
 }
 
@@ -157,7 +253,7 @@ impl Tree<'_> {
                 _ => return Err(malformed("a directory holds another kind of node")),
             }
         }
-        Err(malformed("a directory deeper than its hashes"))
+        Err(malformed("a directory is deeper than its names are long"))
     }
 
     /// Calls `each(cookie, entry)` for the entries after `after`, in the order of their slots, until it
@@ -168,17 +264,9 @@ impl Tree<'_> {
         after: u64,
         each: &mut dyn FnMut(u64, &Entry) -> Result<bool>,
     ) -> Result<()> {
-        self.walk(
-            &dir.trie,
-            0,
-            0,
-            after,
-            &mut Walk {
-                each,
-                bad: &mut Err,
-            },
-        )
-        .map(|_| ())
+        let bad = &mut Err;
+        self.walk(&Part::whole(&dir.trie), after, &mut Walk { each, bad })
+            .map(|_| ())
     }
 
     /// As [`Tree::for_each_after`], but a part of the directory that cannot be read is told to `bad` and
@@ -190,37 +278,25 @@ impl Tree<'_> {
         each: &mut dyn FnMut(u64, &Entry) -> Result<bool>,
         bad: &mut dyn FnMut(Error) -> Result<()>,
     ) -> Result<()> {
-        self.walk(&dir.trie, 0, 0, after, &mut Walk { each, bad })
+        self.walk(&Part::whole(&dir.trie), after, &mut Walk { each, bad })
             .map(|_| ())
     }
 
-    /// Walks the part of a trie whose slots begin with the `depth` bits of `prefix`.
-    fn walk(
-        &self,
-        child: &DirChild,
-        depth: u32,
-        prefix: u64,
-        after: u64,
-        how: &mut Walk<'_>,
-    ) -> Result<bool> {
-        // Slots hold 55 bits of hash from bit 62 down; nothing in this part is greater than `last`.
-        let last = prefix | (u64::MAX >> (1 + depth.min(62)));
-        if last <= after {
+    /// Walks a part of a trie. Recursion ends at [`TRIE_DEPTH_MAX`].
+    fn walk(&self, part: &Part<'_>, after: u64, how: &mut Walk<'_>) -> Result<bool> {
+        if part.last_slot() <= after {
             return Ok(true);
         }
-        let node = match self.node(&child.node) {
+        let node = match self.node(&part.child.node) {
             Ok(node) => node,
             Err(error) => return (how.bad)(error).map(|()| true),
         };
+        // No damage, which changes the name of a node: it was made so, and whoever passed it by might never end.
+        part.check(&node)?;
         match &*node {
-            // The stack must not depend on what is stored.
-            Node::DirInner(_) if depth >= TRIE_DEPTH_MAX => {
-                (how.bad)(malformed("a directory deeper than its hashes")).map(|()| true)
-            }
             Node::DirInner(inner) => {
-                let bit = (1u64 << 62).checked_shr(depth).unwrap_or(0);
-                Ok(self.walk(&inner.left, depth + 1, prefix, after, how)?
-                    && self.walk(&inner.right, depth + 1, prefix | bit, after, how)?)
+                let [left, right] = part.halves(inner);
+                Ok(self.walk(&left, after, how)? && self.walk(&right, after, how)?)
             }
             Node::DirLeaf(entries) => {
                 let mut slots: Vec<(u64, &Entry)> = entries

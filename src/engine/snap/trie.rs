@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use super::tree::{Tree, entry_kind};
-use crate::base::limits::DIR_LEAF_ENTRIES_MAX;
+use crate::base::limits::{DIR_LEAF_ENTRIES_MAX, TRIE_DEPTH_MAX};
 use crate::base::{ChunkId, Error, Result};
 use crate::engine::names::slot_of_hash;
 use crate::format::node::{Body, DirChild, DirInner, Entry, Node};
@@ -138,7 +138,17 @@ impl<'a, G: Groups, S: NodeSink> Update<'a, G, S> {
     fn build(&mut self, mut entries: Vec<Entry>, depth: u32) -> Result<Sub> {
         if entries.len() <= DIR_LEAF_ENTRIES_MAX {
             entries.sort_by(|a, b| a.name.cmp(&b.name));
-            return Ok(Sub::Small(entries));
+            let twice = entries
+                .windows(2)
+                .any(|pair| matches!(pair, [a, b] if a.name == b.name));
+            return if twice {
+                Err(same_name())
+            } else {
+                Ok(Sub::Small(entries))
+            };
+        }
+        if depth >= TRIE_DEPTH_MAX {
+            return Err(same_name());
         }
         let (right, left): (Vec<Entry>, Vec<Entry>) = entries
             .into_iter()
@@ -196,6 +206,14 @@ impl<'a, G: Groups, S: NodeSink> Update<'a, G, S> {
                 Ok(DirChild { node, ..child })
             }
         }
+    }
+}
+
+/// Rows of a live directory may be damaged so that a name is in it twice.
+fn same_name() -> Error {
+    Error::Malformed {
+        what: "directory",
+        detail: "two entries have the same name",
     }
 }
 

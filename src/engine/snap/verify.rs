@@ -9,7 +9,7 @@
 //! 2. Bytes of files are read 1 MiB at a time; holes cost O(log n).
 //! 3. Hard-link groups concern the whole tree: they are computed from all names at the end.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -66,6 +66,8 @@ struct Verify<'a> {
     links: Mutex<Links>,
     /// Directories that have hard-link groups, and the digests of these.
     groups: Mutex<BTreeMap<Vec<u8>, Digest>>,
+    /// Directories whose nodes do not make a trie: one of them may be met 2^n times, so no more of them is looked at.
+    broken: Mutex<HashSet<Arc<[u8]>>>,
 }
 
 impl Engine {
@@ -105,6 +107,7 @@ pub(crate) fn verify_tree(
         found: Findings::new(kinds.collect(), totals, progress),
         links: Mutex::default(),
         groups: Mutex::default(),
+        broken: Mutex::default(),
     };
     let mut stack = Vec::new();
     match verify.root(row) {
@@ -115,6 +118,12 @@ pub(crate) fn verify_tree(
         let batch = stack.split_off(stack.len().saturating_sub(VERIFY_BATCH));
         let below: Vec<Vec<Work>> = batch.into_par_iter().map(|work| verify.run(work)).collect();
         stack.extend(below.into_iter().flatten());
+        if verify.found.entries.load(Ordering::Relaxed) > row.entries {
+            // That it says less than it holds is one of the problems; how much more, a tree of nodes that are in
+            // many places need not end to tell.
+            verify.differs("the count of entries", b"");
+            break;
+        }
         verify.found.report();
     }
     verify.link_groups();
@@ -210,6 +219,9 @@ impl Verify<'_> {
         prefix: &[u8; 32],
         path: &Arc<[u8]>,
     ) -> Result<Vec<Work>> {
+        if self.broken.lock().contains(path) {
+            return Ok(Vec::new());
+        }
         let node = self.node(&child.node)?;
         let same = summary(child.node, &node)? == *child;
         self.expect(same, "the digest of a part of the directory", path);
@@ -228,20 +240,25 @@ impl Verify<'_> {
                 };
                 // Bits of names end at 256; a trie cannot be deeper.
                 self.expect(depth < TRIE_DEPTH_MAX, "the depth of the directory", path);
-                Ok(sides
-                    .into_iter()
-                    .filter(|_| depth < TRIE_DEPTH_MAX)
-                    .map(work)
-                    .collect())
+                let count = inner.left.count.checked_add(inner.right.count);
+                if depth >= TRIE_DEPTH_MAX || count != Some(child.count) {
+                    self.broken.lock().insert(Arc::clone(path));
+                    return Ok(Vec::new());
+                }
+                Ok(sides.into_iter().map(work).collect())
             }
             Node::DirLeaf(entries) => {
                 let mut work = Vec::with_capacity(entries.len());
+                let dir = Arc::clone(path);
                 for entry in entries {
                     let name = hash::name_hash(&entry.name);
                     let here = (0..depth)
                         .all(|bit| hash::trie_bit(&name, bit) == hash::trie_bit(prefix, bit));
                     let path: Arc<[u8]> = join(path, &entry.name).into();
                     self.expect(here, "the place in the directory", &path);
+                    if !here {
+                        self.broken.lock().insert(Arc::clone(&dir));
+                    }
                     self.found.entries.fetch_add(1, Ordering::Relaxed);
                     work.push(match &entry.body {
                         Body::Dir(body) => {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::tree::Tree;
-use crate::base::limits::{SEGMENT_LEN, VIRTUAL_ROOTS_MAX};
+use crate::base::limits::{INO_MAX, SEGMENT_LEN, VIRTUAL_ROOTS_MAX};
 use crate::base::{ChunkId, Error, FileOff, Ino, Result, Timestamp};
 use crate::engine::Engine;
 use crate::engine::names::is_reserved;
@@ -209,7 +209,11 @@ impl Engine {
             .map_or(SNAPSHOTS, |known| known.parent)
     }
 
-    fn learn(&self, parent: Ino, entry: &Entry) -> Ino {
+    /// Remembers an entry that the kernel comes to know.
+    ///
+    /// No digest covers the numbers of inodes: two entries may be one inode only if they are the same in all that digests
+    /// cover, or one would be shown in the place of the other.
+    fn learn(&self, parent: Ino, entry: &Entry) -> Result<Ino> {
         let ino = virtual_ino(number(parent), entry.ino);
         let mut state = self.virtuals.state.lock();
         let known = state.known.entry(ino).or_insert_with(|| Known {
@@ -217,8 +221,20 @@ impl Engine {
             parent,
             lookups: 0,
         });
+        let other = &known.entry;
+        let is_same = (other.attrs.kind, other.content, other.full)
+            == (entry.attrs.kind, entry.content, entry.full);
+        if !is_same || entry.ino.raw() <= Ino::ROOT.raw() || entry.ino.raw() > INO_MAX {
+            if known.lookups == 0 {
+                state.known.remove(&ino);
+            }
+            return Err(Error::Malformed {
+                what: "snapshot",
+                detail: "two entries have one inode number",
+            });
+        }
         known.lookups += 1;
-        ino
+        Ok(ino)
     }
 
     pub(crate) fn virtual_lookup(&self, dir: Ino, name: &[u8]) -> Result<Option<Stat>> {
@@ -255,7 +271,7 @@ impl Engine {
             .tree()
             .lookup(Tree::dir(&entry)?, name)?
             .ok_or(Error::NotFound)?;
-        let ino = self.learn(dir, &found);
+        let ino = self.learn(dir, &found)?;
         Ok(Some(entry_stat(ino, &found)))
     }
 
@@ -314,12 +330,16 @@ impl Engine {
         after: u64,
         each: &mut dyn FnMut(DirItem, Stat) -> bool,
     ) -> Result<()> {
+        let mut failed = None;
         self.virtual_list(ino, after, &mut |item, entry| {
             let stat = match entry {
-                Some(entry) => {
-                    let ino = self.learn(ino, entry);
-                    entry_stat(ino, entry)
-                }
+                Some(entry) => match self.learn(ino, entry) {
+                    Ok(ino) => entry_stat(ino, entry),
+                    Err(error) => {
+                        failed = Some(error);
+                        return false;
+                    }
+                },
                 None => match self.getattr(item.ino) {
                     Ok(stat) => stat,
                     Err(_) => return true,
@@ -339,7 +359,8 @@ impl Engine {
                 root.lookups += 1;
             }
             taken
-        })
+        })?;
+        failed.map_or(Ok(()), Err)
     }
 
     /// Lists a virtual directory; entries of snapshots come with what is known of them.
