@@ -276,9 +276,29 @@ fn inodes(rows: &AllRows, kind: Kind) -> Vec<(Ino, InodeRow)> {
     rows.filter(|(_, row)| row.attrs.kind == kind).collect()
 }
 
+fn put_inode(ops: &mut Vec<Op>, ino: Ino, row: &InodeRow) {
+    let key = keys::inode(ino).to_vec();
+    ops.push(Op::Put(Table::Inode, key, row.encode()));
+}
+
+fn put_counter(ops: &mut Vec<Op>, name: &str, value: u64) {
+    let value = encode_counter(value).to_vec();
+    ops.push(Op::Put(Table::Counter, keys::counter(name), value));
+}
+
+/// Two directories and a file that a lie is about.
+#[derive(Clone, Copy)]
+struct About<'a> {
+    dir: Ino,
+    dir_row: &'a InodeRow,
+    other: Ino,
+    other_row: &'a InodeRow,
+    file: Ino,
+    file_row: &'a InodeRow,
+}
+
 /// One of many lies about the live tree.
 pub fn lie(rows: &AllRows, choice: &mut Choice<'_>, commit: &mut Commit) {
-    let ops = &mut commit.ops;
     let (dirs, files) = (inodes(rows, Kind::Dir), inodes(rows, Kind::File));
     let (Some((dir, dir_row)), Some((file, file_row))) = (
         dirs.get(choice.below(dirs.len())),
@@ -287,81 +307,112 @@ pub fn lie(rows: &AllRows, choice: &mut Choice<'_>, commit: &mut Commit) {
         return;
     };
     let (other, other_row) = &dirs[choice.below(dirs.len())];
-    let put_inode = |ops: &mut Vec<Op>, ino: Ino, row: &InodeRow| {
-        ops.push(Op::Put(
-            Table::Inode,
-            keys::inode(ino).to_vec(),
-            row.encode(),
-        ));
-    };
-    let put_counter = |ops: &mut Vec<Op>, name: &str, value: u64| {
-        let value = encode_counter(value).to_vec();
-        ops.push(Op::Put(Table::Counter, keys::counter(name), value));
+    let about = About {
+        dir: *dir,
+        dir_row,
+        other: *other,
+        other_row,
+        file: *file,
+        file_row,
     };
     match choice.byte() % 24 {
+        kind @ 0..=8 => lie_of_names(kind, &about, choice, &mut commit.ops),
+        kind @ (9..=11 | 15 | 16) => lie_of_inodes(kind, rows, &about, choice, &mut commit.ops),
+        kind => lie_of_tables(kind, rows, &about, choice, &mut commit.ops),
+    }
+}
+
+fn lie_of_names(kind: u8, about: &About<'_>, choice: &mut Choice<'_>, ops: &mut Vec<Op>) {
+    let About {
+        dir,
+        dir_row,
+        other,
+        other_row,
+        file,
+        ..
+    } = *about;
+    match kind {
         // Names that lead elsewhere.
         0 => {
             let names: [&[u8]; 6] = [b"..", b".", b"a/b", b"../x", b"", b"/etc/x"];
             let name = names[choice.below(names.len())];
-            put_name(ops, *dir, name, *file, Kind::File);
+            put_name(ops, dir, name, file, Kind::File);
         }
         // A directory with two names; loops.
-        1 => put_name(ops, *dir, b"again", *other, Kind::Dir),
+        1 => put_name(ops, dir, b"again", other, Kind::Dir),
         2 => {
             let row = InodeRow {
-                parent: *other,
+                parent: other,
                 ..dir_row.clone()
             };
-            put_inode(ops, *dir, &row);
+            put_inode(ops, dir, &row);
         }
         3 => {
-            put_name(ops, *dir, b"loop", *other, Kind::Dir);
-            put_name(ops, *other, b"loop", *dir, Kind::Dir);
+            put_name(ops, dir, b"loop", other, Kind::Dir);
+            put_name(ops, other, b"loop", dir, Kind::Dir);
             for (ino, row, parent) in [(dir, dir_row, other), (other, other_row, dir)] {
                 let row = InodeRow {
-                    parent: *parent,
+                    parent,
                     ..row.clone()
                 };
-                put_inode(ops, *ino, &row);
+                put_inode(ops, ino, &row);
             }
         }
         // Links that go up in a circle, apart from the root.
         4 => {
             for (ino, up) in [(dir, other), (other, dir)] {
-                let (from, to) = keys::ino_range(*ino);
+                let (from, to) = keys::ino_range(ino);
                 ops.push(Op::DelRange(Table::Link, from, to));
-                let link = keys::link(*ino, *up, slot(b"circle")).to_vec();
+                let link = keys::link(ino, up, slot(b"circle")).to_vec();
                 ops.push(Op::Put(Table::Link, link, Vec::new()));
-                put_name(ops, *up, b"circle", *ino, Kind::Dir);
+                put_name(ops, up, b"circle", ino, Kind::Dir);
             }
         }
         // Entries of nothing, and of something else than they say.
         5 => put_name(
             ops,
-            *dir,
+            dir,
             b"nobody",
             Ino::from_raw(choice.number()),
             Kind::File,
         ),
-        6 => put_name(ops, *dir, b"other kind", *file, Kind::Dir),
-        7 => put_name(ops, *dir, b"other kind", *other, Kind::Symlink),
+        6 => put_name(ops, dir, b"other kind", file, Kind::Dir),
+        7 => put_name(ops, dir, b"other kind", other, Kind::Symlink),
         // Two entries of one name.
-        8 => {
+        _ => {
             for n in 0..2 {
                 let row = DirentRow {
-                    ino: *file,
+                    ino: file,
                     kind: Kind::File,
                     name: b"twice".to_vec(),
                 };
                 let slot = Slot::from_raw(slot(b"twice").raw() + n * (1 + choice.number() % 300));
-                let key = keys::dirent(*dir, slot).to_vec();
+                let key = keys::dirent(dir, slot).to_vec();
                 ops.push(Op::Put(Table::Dirent, key, row.encode()));
             }
         }
+    }
+}
+
+fn lie_of_inodes(
+    kind: u8,
+    rows: &AllRows,
+    about: &About<'_>,
+    choice: &mut Choice<'_>,
+    ops: &mut Vec<Op>,
+) {
+    let About {
+        dir,
+        dir_row,
+        file,
+        file_row,
+        ..
+    } = *about;
+    match kind {
         9 => {
             let mut row = file_row.clone();
             row.attrs.size = choice.number() & (i64::MAX as u64);
-            put_inode(ops, *file, &row);
+            put_inode(ops, file, &row);
         }
         10 => {
             let mut row = if choice.byte() & 1 == 0 {
@@ -375,7 +426,7 @@ pub fn lie(rows: &AllRows, choice: &mut Choice<'_>, commit: &mut Commit) {
             if row.parent.raw() != 0 {
                 row.attrs.size = choice.number() & (i64::MAX as u64);
             }
-            put_inode(ops, *ino, &row);
+            put_inode(ops, ino, &row);
         }
         // Extents that overlap, lie behind the end or in another file's chunks.
         11 => {
@@ -387,27 +438,44 @@ pub fn lie(rows: &AllRows, choice: &mut Choice<'_>, commit: &mut Commit) {
             row.chunk_off = choice.number() as u32 & 0xfffff;
             row.len = (choice.number() as u32).clamp(1, (1 << 20) - row.chunk_off);
             let off = FileOff::from_raw(choice.number());
-            let key = keys::extent(*file, off).to_vec();
+            let key = keys::extent(file, off).to_vec();
             ops.push(Op::Put(Table::Extent, key, row.encode()));
         }
-        12 => put_counter(ops, keys::COUNTER_NEXT_INO, choice.number()),
-        13 => put_counter(ops, keys::COUNTER_GENERATION, choice.number()),
-        14 => put_counter(ops, keys::COUNTER_COLLISIONS, choice.number()),
         // Inodes that are to be reaped although they have names; the root among them.
         15 => {
-            let ino = [*dir, *file, Ino::ROOT, Ino::from_raw(choice.number())][choice.below(4)];
+            let ino = [dir, file, Ino::ROOT, Ino::from_raw(choice.number())][choice.below(4)];
             ops.push(Op::Put(
                 Table::Orphan,
                 keys::inode(ino).to_vec(),
                 Vec::new(),
             ));
         }
-        16 => {
-            let ino = [*dir, *file, Ino::ROOT][choice.below(3)];
+        _ => {
+            let ino = [dir, file, Ino::ROOT][choice.below(3)];
             let (from, to) = keys::ino_range(ino);
             let table = [Table::Inode, Table::Dirent, Table::Link, Table::Extent];
             ops.push(Op::DelRange(table[choice.below(4)], from, to));
         }
+    }
+}
+
+fn lie_of_tables(
+    kind: u8,
+    rows: &AllRows,
+    about: &About<'_>,
+    choice: &mut Choice<'_>,
+    ops: &mut Vec<Op>,
+) {
+    let About {
+        dir,
+        file,
+        file_row,
+        ..
+    } = *about;
+    match kind {
+        12 => put_counter(ops, keys::COUNTER_NEXT_INO, choice.number()),
+        13 => put_counter(ops, keys::COUNTER_GENERATION, choice.number()),
+        14 => put_counter(ops, keys::COUNTER_COLLISIONS, choice.number()),
         17 => {
             let row = PackRow {
                 kind: [PackKind::Log, PackKind::Data][choice.below(2)],
@@ -457,21 +525,21 @@ pub fn lie(rows: &AllRows, choice: &mut Choice<'_>, commit: &mut Commit) {
             ops.push(Op::Put(Table::Chunk, key.to_vec(), row.encode()));
         }
         19 => {
-            let links = keys::link(*file, *dir, Slot::from_raw(choice.number())).to_vec();
+            let links = keys::link(file, dir, Slot::from_raw(choice.number())).to_vec();
             ops.push(Op::Put(Table::Link, links, Vec::new()));
         }
         20 => {
-            let key = keys::xattr(*file, b"user.\xff\n/..");
+            let key = keys::xattr(file, b"user.\xff\n/..");
             let value = vec![7; choice.below(66_000)];
             ops.push(Op::Put(Table::Xattr, key, value));
         }
         21 => {
             let value = encode_counter(choice.number()).to_vec();
-            let ino = [*dir, *file, Ino::from_raw(99)][choice.below(3)];
+            let ino = [dir, file, Ino::from_raw(99)][choice.below(3)];
             ops.push(Op::Put(Table::HardLink, keys::inode(ino).to_vec(), value));
         }
         22 => {
-            let key = keys::dirty(choice.number(), mmhfs::format::rows::DirtyKey::Inode(*file));
+            let key = keys::dirty(choice.number(), mmhfs::format::rows::DirtyKey::Inode(file));
             ops.push(Op::Put(Table::Dirty, key, Vec::new()));
         }
         _ => {
@@ -479,8 +547,8 @@ pub fn lie(rows: &AllRows, choice: &mut Choice<'_>, commit: &mut Commit) {
             let mut row = file_row.clone();
             row.attrs.kind = Kind::Dir;
             row.attrs.size = 0;
-            row.parent = *dir;
-            put_inode(ops, *file, &row);
+            row.parent = dir;
+            put_inode(ops, file, &row);
         }
     }
 }
@@ -528,8 +596,8 @@ pub fn child(node: &Node, inner: bool, count: u64, entries: u64) -> DirChild {
     }
 }
 
-/// A snapshot whose nodes lie; its seed is that of its root.
-pub fn snapshot(rows: &AllRows, choice: &mut Choice<'_>, commit: &mut Commit) {
+/// Entries of a directory, one of which may lie.
+fn entries_that_lie(rows: &AllRows, choice: &mut Choice<'_>, commit: &mut Commit) -> Vec<Entry> {
     let extents = of(rows, Table::Extent);
     let extent = extents
         .first()
@@ -593,6 +661,12 @@ pub fn snapshot(rows: &AllRows, choice: &mut Choice<'_>, commit: &mut Commit) {
     }
     leaf.sort_by(|a, b| a.name.cmp(&b.name));
     leaf.dedup_by(|a, b| a.name == b.name);
+    leaf
+}
+
+/// A snapshot whose nodes lie; its seed is that of its root.
+pub fn snapshot(rows: &AllRows, choice: &mut Choice<'_>, commit: &mut Commit) {
+    let leaf = entries_that_lie(rows, choice, commit);
     let mut entries = leaf.len() as u64;
     let mut at = Node::DirLeaf(leaf);
     let mut trie = child(&at, false, entries, entries);

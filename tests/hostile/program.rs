@@ -93,9 +93,15 @@ fn change(base: &Base, at: usize, medium: &mut Medium, choice: &mut Choice<'_>) 
         }
         _ => {}
     }
+    change_file(kind, base, medium, choice);
+    false
+}
+
+/// Changes the bytes or the name of a file.
+fn change_file(kind: u8, base: &Base, medium: &mut Medium, choice: &mut Choice<'_>) {
     let files = medium.durable_files();
     let Some((name, _)) = files.get(choice.below(files.len())) else {
-        return false;
+        return;
     };
     let mut bytes = medium.bytes(name).unwrap_or_default().to_vec();
     let place = place_in(&bytes, choice);
@@ -124,19 +130,19 @@ fn change(base: &Base, at: usize, medium: &mut Medium, choice: &mut Choice<'_>) 
         }
         5 => {
             medium.lose(name);
-            return false;
+            return;
         }
         // Under the name of another one, and under a name that nobody has.
         6 => {
             let (to, _) = &files[choice.below(files.len())];
             medium.put(to, bytes);
-            return false;
+            return;
         }
         7 => {
             let number = choice.number() % 40;
             let kind = ["log", "dat", "log.tmp"][choice.below(3)];
             medium.put(&format!("packs/{number:016x}.{kind}"), bytes);
-            return false;
+            return;
         }
         // Two blocks of the file change places; a block of another file is put over one.
         8 => {
@@ -161,7 +167,7 @@ fn change(base: &Base, at: usize, medium: &mut Medium, choice: &mut Choice<'_>) 
                 Some(old) => bytes = old.to_vec(),
                 None => {
                     medium.lose(name);
-                    return false;
+                    return;
                 }
             }
         }
@@ -172,7 +178,6 @@ fn change(base: &Base, at: usize, medium: &mut Medium, choice: &mut Choice<'_>) 
         }
     }
     medium.put(name, bytes);
-    false
 }
 
 /// A place in a file, more often near its start, its end, or the start of its pieces.
