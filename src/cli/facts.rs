@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{
     Change, CheckReport, CleanReport, DamagedPath, DiffItem, FileFacts, FileKind, ForgetReport,
-    ParityStats, Progress, RestoreReport, SnapshotInfo, SpaceUse, Stat, Stats,
+    ParityStats, Progress, ProtectReport, RestoreReport, SnapshotInfo, SpaceUse, Stat, Stats,
 };
 
 /// Bytes that are nearly always text: a path or a link target.
@@ -282,6 +282,33 @@ impl From<CleanReport> for CleanFacts {
             freed_bytes: report.freed_bytes,
             moved_bytes: report.moved_bytes,
             kept: report.kept,
+        }
+    }
+}
+
+/// What `protect` did.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct ProtectFacts {
+    /// Packs that got parity of their own.
+    pub(super) covered: u64,
+    /// Groups that were made.
+    pub(super) groups: u64,
+    /// Parity files that were removed.
+    pub(super) removed: u64,
+    /// Packs that were repaired.
+    pub(super) repaired: u64,
+    /// Packs without parity, each with the reason.
+    pub(super) refused: Vec<String>,
+}
+
+impl From<ProtectReport> for ProtectFacts {
+    fn from(report: ProtectReport) -> Self {
+        Self {
+            covered: report.covered,
+            groups: report.groups,
+            removed: report.removed,
+            repaired: report.repaired,
+            refused: report.refused,
         }
     }
 }

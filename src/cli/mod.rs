@@ -23,6 +23,7 @@ mod ls;
 mod mount;
 mod mounts;
 mod options;
+mod protect;
 mod rebuild_index;
 mod report;
 mod request;
@@ -92,6 +93,7 @@ enum Command {
     DeleteSnapshot(delete_snapshot::Args),
     Forget(forget::Args),
     Clean(clean::Args),
+    Protect(protect::Args),
     Diff(diff::Args),
     Rollback(rollback::Args),
     Restore(restore::Args),
@@ -167,6 +169,7 @@ fn dispatch(ui: &Ui, command: Command, arguments: &[OsString]) -> Outcome<()> {
         Command::DeleteSnapshot(args) => delete_snapshot::run(ui, &args),
         Command::Forget(args) => forget::run(ui, &args),
         Command::Clean(args) => clean::run(ui, &args),
+        Command::Protect(args) => protect::run(ui, &args),
         Command::Diff(args) => diff::run(ui, &args),
         Command::Rollback(args) => rollback::run(ui, &args),
         Command::Restore(args) => restore::run(ui, &args),

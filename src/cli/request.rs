@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::beside::BesideSpec;
 use super::exit::{Failure, Outcome};
 use super::facts::{
-    CleanFacts, DiffFacts, EntryFacts, FileStorage, ForgetFacts, ProgressFacts, ReportFacts,
-    RestoreFacts, SnapshotFacts, StatsFacts, Text,
+    CleanFacts, DiffFacts, EntryFacts, FileStorage, ForgetFacts, ProgressFacts, ProtectFacts,
+    ReportFacts, RestoreFacts, SnapshotFacts, StatsFacts, Text,
 };
 use super::scrub::ScrubFacts;
 use super::tree;
@@ -42,6 +42,7 @@ pub(super) enum Request {
     /// Delete the snapshots that no rule keeps.
     Forget { policy: Policy, dry_run: bool },
     /// Give the space of what was deleted back.
+    Protect,
     Clean {
         dry_run: bool,
         max_unused: Option<u64>,
@@ -137,6 +138,7 @@ pub(super) enum Answer {
     Stats(StatsFacts),
     Forgotten(ForgetFacts),
     Cleaned(CleanFacts),
+    Protected(ProtectFacts),
     Scrubbed(ScrubFacts),
     File(FileStorage),
 }
@@ -203,6 +205,7 @@ pub(super) fn execute(engine: &Engine, request: &Request, emit: Emit<'_>) -> Out
             let report = engine.clean(&options, &|_, now| progress(now))?;
             Ok(Answer::Cleaned(report.into()))
         }
+        Request::Protect => Ok(Answer::Protected(engine.protect_all()?.into())),
         Request::Diff { from, to } => diff(engine, from, to.as_deref(), emit),
         Request::Verify { text } => Ok(Answer::Report(engine.verify(text, &progress)?.into())),
         Request::Check => Ok(Answer::Report(engine.check(&progress)?.into())),

@@ -613,7 +613,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         Engine::init(dir.path(), &Env::real(), &InitOptions::default()).unwrap();
         let engine = Engine::open(dir.path(), Env::real(), Config::default()).unwrap();
-        engine.dirty_bytes.store(crate::base::limits::DIRTY_WAIT_LEN, Ordering::Relaxed);
+        engine
+            .dirty_bytes
+            .store(crate::base::limits::DIRTY_WAIT_LEN, Ordering::Relaxed);
         let (done, wait) = std::sync::mpsc::channel();
         let other = Arc::clone(&engine);
         let thread = std::thread::Builder::new().name("turn".into());

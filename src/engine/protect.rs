@@ -107,6 +107,18 @@ impl Engine {
         self.protect_pass(Extent::All)
     }
 
+    /// As [`Engine::protect`], after a commit and with the packs that are being written finished first: then everything
+    /// written so far has parity.
+    ///
+    /// # Errors
+    /// Those of the commit, of sealing and of [`Engine::protect`].
+    pub fn protect_all(&self) -> Result<ProtectReport> {
+        self.check_writable()?;
+        self.commit()?;
+        self.exclusive(|| self.store.roll())?;
+        self.protect()
+    }
+
     fn protect_pass(&self, extent: Extent) -> Result<ProtectReport> {
         let mut pass = Pass {
             engine: self,

@@ -303,9 +303,12 @@ impl Scrub<'_> {
                 self.report.unprotected += 1;
                 self.structure(id, named)
             }
-            Ok(Compared::Missing { len }) => {
-                self.covered(id, named, vec![0..len], "the file is missing".to_owned())
-            }
+            Ok(Compared::Missing { len }) => self.covered(
+                id,
+                named,
+                std::iter::once(0..len).collect(),
+                "the file is missing".to_owned(),
+            ),
             Ok(Compared::Differs(ranges)) => {
                 let detail = "not the bytes that were written".to_owned();
                 self.covered(id, named, ranges, detail)
