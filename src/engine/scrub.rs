@@ -303,9 +303,12 @@ impl Scrub<'_> {
                 self.report.unprotected += 1;
                 self.structure(id, named)
             }
-            Ok(Compared::Missing { len }) => {
-                self.covered(id, named, vec![0..len], "the file is missing".to_owned())
-            }
+            Ok(Compared::Missing { len }) => self.covered(
+                id,
+                named,
+                Vec::from([0..len]),
+                "the file is missing".to_owned(),
+            ),
             Ok(Compared::Differs(ranges)) => {
                 let detail = "not the bytes that were written".to_owned();
                 self.covered(id, named, ranges, detail)
@@ -410,6 +413,7 @@ impl Scrub<'_> {
     }
 
     fn scan(&mut self, id: PackId, named: &Named) -> Result<Found> {
+        self.engine.store.open_anew(id);
         let mut found = Found::default();
         let pace = &mut self.pace;
         let mut seen = 0;
