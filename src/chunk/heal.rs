@@ -104,8 +104,10 @@ pub struct HealStats {
 
 /// Heals reads, and remembers damage.
 ///
-/// Locks: `wounds` is a leaf and not held across a disk wait.
+/// Locks: `computing` is held while bytes are computed, disk waits included: that takes some ten MiB of memory, so one
+/// read does it at a time. It is taken within a flight of the cache and takes `wounds` only, which is a leaf.
 pub(super) struct Healer {
+    computing: Mutex<()>,
     parity: Option<Arc<ParityStore>>,
     read_only: bool,
     wounds: Mutex<Wounds>,
@@ -116,6 +118,7 @@ pub(super) struct Healer {
 impl Healer {
     pub(super) fn new(parity: Option<Arc<ParityStore>>, read_only: bool) -> Self {
         Self {
+            computing: Mutex::new(()),
             parity,
             read_only,
             wounds: Mutex::default(),
@@ -151,7 +154,11 @@ impl Healer {
             off: row.frame,
         };
         let len = usize::try_from(row.frame_len).unwrap_or(usize::MAX);
-        let why = match parity.reconstruct_range(row.pack, row.frame, len) {
+        let computed = {
+            let _one_at_a_time = self.computing.lock();
+            parity.reconstruct_range(row.pack, row.frame, len)
+        };
+        let why = match computed {
             Ok(RangeOutcome::Bytes(bytes)) => match decode(&bytes) {
                 Ok(frame) => {
                     self.reads_healed.fetch_add(1, Ordering::Relaxed);

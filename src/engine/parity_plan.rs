@@ -149,7 +149,7 @@ mod tests {
             pack: PackId::from_raw(pack),
             kind: PackKind::Data,
             len: ByteLen::from_raw(len),
-            digest: Digest::from_raw([pack as u8; 32]),
+            digest: Digest::from_raw([u8::try_from(pack).unwrap(); 32]),
         }
     }
 

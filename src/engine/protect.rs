@@ -227,9 +227,10 @@ impl Engine {
         let work = move || {
             signal.kick();
             while signal.wait(wait) {
-                let sealed = engine.seal_idle();
-                let done = sealed.and_then(|_| engine.protect());
-                match done {
+                if let Err(error) = engine.seal_idle() {
+                    log::warn!("the open packs were not sealed: {error}");
+                }
+                match engine.protect() {
                     Ok(report) if report == ProtectReport::default() => {}
                     Ok(report) => log::info!("parity: {report:?}"),
                     Err(_) if signal.is_stopped() => {}
@@ -394,8 +395,11 @@ impl Pass<'_> {
                 }
             }
             Work::Drop(file) => {
-                engine.parity.remove(*file)?;
-                self.report.removed += 1;
+                // What makes it superfluous may have gone since: cleaning counts on what there is.
+                if engine.parity_plan(&self.failed)?.contains(work) {
+                    engine.parity.remove(*file)?;
+                    self.report.removed += 1;
+                }
             }
             Work::Cover(pack) => {
                 let bare = engine.parity.covering(pack.pack).is_none();

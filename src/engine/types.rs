@@ -311,7 +311,8 @@ pub struct ParityStats {
     pub packs_in_groups: u64,
     /// Packs that have parity of their own.
     pub packs_alone: u64,
-    /// Packs that a group protects of which other members are gone: with less parity than the others.
+    /// Packs that a group protects of which other members are gone: with less parity than the others, or too
+    /// little for any repair.
     pub packs_weakened: u64,
     /// Packs that no parity protects, those that are being written to included.
     pub packs_bare: u64,

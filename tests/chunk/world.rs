@@ -267,6 +267,7 @@ impl World {
             level: 1,
             verify_writes: true,
             cache_len: 8 << 20,
+            parity: None,
             read_only: self.read_only,
             env: Env::real(),
             parity: None,

@@ -462,6 +462,20 @@ pub(crate) fn table_page() -> TablePage {
     }
 }
 
+fn superblock_samples() -> Vec<Sample> {
+    let hash = |parts: &[&[u8]]| checksum(Checksum::Superblock, parts);
+    let sample = |name, superblock: Superblock| Sample {
+        name,
+        bytes: encode_superblock(&superblock, &hash).unwrap(),
+        again: |bytes, hash| encode_superblock(&decode_superblock(bytes, hash)?, hash),
+        sealed: Some(Checksum::Superblock),
+    };
+    vec![
+        sample("superblock", superblock()),
+        sample("superblock_parity", superblock().with_parity(25)),
+    ]
+}
+
 pub(crate) fn sealed_samples() -> Vec<Sample> {
     let checkpoint = |parts: &[&[u8]]| checksum(Checksum::Checkpoint, parts);
     let (part, rows) = checkpoint_rows();
@@ -470,7 +484,6 @@ pub(crate) fn sealed_samples() -> Vec<Sample> {
     let frame = real(Checksum::Frame);
     let chain = real(Checksum::Chain);
     let foot = real(Checksum::Footer);
-    let superb = real(Checksum::Superblock);
     let sample = |name, kind, bytes: Vec<u8>, again| Sample {
         name,
         bytes,
@@ -479,19 +492,8 @@ pub(crate) fn sealed_samples() -> Vec<Sample> {
     };
     let pack: Again = |bytes, hash| encode_pack_header(&decode_pack_header(bytes, hash)?, hash);
     let payload = encode_ops(&ops());
-    vec![
-        sample(
-            "superblock",
-            Checksum::Superblock,
-            encode_superblock(&superblock(), &superb).unwrap(),
-            |bytes, hash| encode_superblock(&decode_superblock(bytes, hash)?, hash),
-        ),
-        sample(
-            "superblock_parity",
-            Checksum::Superblock,
-            encode_superblock(&superblock().with_parity(25), &superb).unwrap(),
-            |bytes, hash| encode_superblock(&decode_superblock(bytes, hash)?, hash),
-        ),
+    let mut samples = superblock_samples();
+    samples.extend(vec![
         sample(
             "pack_first_log",
             Checksum::PackHeader,
@@ -568,7 +570,8 @@ pub(crate) fn sealed_samples() -> Vec<Sample> {
                 encode_table_page(&table_page(), &sums, hash)
             },
         ),
-    ]
+    ]);
+    samples
 }
 
 pub(crate) fn samples() -> Vec<Sample> {

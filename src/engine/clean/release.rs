@@ -10,10 +10,12 @@
 //! `protect` finds and mends.
 //!
 //! *A full disk.* Packs in no group, and groups that go whole, need no new parity: they go first, and make room for the rest.
-//! What does not find room then waits until the end of the cleaning. If by then something was freed, it stays for the next
-//! run, which has that room. If nothing was, it goes at a price: the group protects those that stay with
-//! as much less parity as is missing of it, which is said, and shows in the statistics, until there is room again. A full
-//! disk that no deletion can empty would be worse: its owner would begin to delete files of the store.
+//! What does not find room then waits until the end of the cleaning and is tried again with what was freed by then. If
+//! that does not suffice, packs go at a price, one at a time: each gives room for parity of those that stay, which is tried
+//! again after each. What is without parity of its own after the last has only what is left of the group's: with two of
+//! sixteen gone that repairs nothing any more. This is said, shows in the statistics, and the next pass of `protect` that
+//! finds room mends it. A full disk that no deletion can empty would be worse: its owner would begin to delete files of
+//! the store.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,10 +30,8 @@ use crate::format::parity::ParityKind;
 pub(super) enum Last {
     /// More may be freed later.
     No,
-    /// It is, and some packs were removed before.
+    /// All that can be freed without new parity is.
     Yes,
-    /// It is, and nothing was freed so far.
-    NothingFreed,
 }
 
 /// What has become of packs that were to be removed.
@@ -55,18 +55,11 @@ impl Engine {
         let mut released = Released::default();
         let (free, costly) = self.by_group(&gone);
         self.drop_packs(&free, &mut released)?;
-        for packs in costly.into_values() {
-            match self.cover_rest(&packs) {
+        for (group, packs) in costly {
+            match self.cover_rest(group, &packs) {
                 Ok(()) => self.drop_packs(&packs, &mut released)?,
                 Err(Error::NoSpace) if last == Last::No => released.waiting.extend(packs),
-                Err(Error::NoSpace) if last == Last::NothingFreed && released.removed == 0 => {
-                    let count = packs.len();
-                    log::warn!(
-                        "no room for new parity: {count} packs are removed all the same, and what is left of their \
-                         group has less parity until there is room"
-                    );
-                    self.drop_packs(&packs, &mut released)?;
-                }
+                Err(Error::NoSpace) => self.drop_at_a_price(group, packs, &mut released)?,
                 Err(error) => {
                     let why = format!("the rest of its parity group cannot be covered: {error}");
                     released
@@ -101,9 +94,29 @@ impl Engine {
         (free, costly)
     }
 
-    /// Gives parity of their own to the packs of a group that stay when `going` go.
-    fn cover_rest(&self, going: &[PackId]) -> Result<()> {
-        let mut groups: BTreeSet<ParityId> = BTreeSet::new();
+    /// Removes packs of a group although there is no room for parity of those that stay: no more of them than it takes to
+    /// make that room.
+    fn drop_at_a_price(
+        &self,
+        group: ParityId,
+        packs: Vec<PackId>,
+        released: &mut Released,
+    ) -> Result<()> {
+        log::warn!("no room for new parity: what is left of a group has less of it until there is");
+        let mut rest = packs.as_slice();
+        while let Some((first, more)) = rest.split_first() {
+            self.drop_packs(&[*first], released)?;
+            rest = more;
+            if self.cover_rest(group, rest).is_ok() {
+                break;
+            }
+        }
+        self.drop_packs(rest, released)
+    }
+
+    /// Gives parity of their own to the packs of a group, and of others that cover `going`, that stay when those go.
+    fn cover_rest(&self, group: ParityId, going: &[PackId]) -> Result<()> {
+        let mut groups: BTreeSet<ParityId> = BTreeSet::from([group]);
         for id in going {
             let covers = self.parity.covers(*id).into_iter();
             let of_groups = covers.filter(|cover| cover.kind == ParityKind::Group);

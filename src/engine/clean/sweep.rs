@@ -132,11 +132,7 @@ impl<'a> Sweep<'a> {
     /// Removes what waits for others; at the end, whatever can be.
     fn release(&mut self, last: bool) -> Result<()> {
         let held = std::mem::take(&mut self.held);
-        let last = match (last, self.report.packs_removed) {
-            (false, _) => Last::No,
-            (true, 0) => Last::NothingFreed,
-            (true, _) => Last::Yes,
-        };
+        let last = if last { Last::Yes } else { Last::No };
         self.remove_now(held, last)
     }
 
