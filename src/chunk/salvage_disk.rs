@@ -48,9 +48,9 @@ impl SalvageDisk {
         let bad = match self.parity.compare(pack, &mut |_| Ok(())) {
             Ok(Compared::Same) => Vec::new(),
             Ok(Compared::Differs(ranges)) => ranges,
-            Ok(Compared::Missing { len }) => Vec::from([0..len]),
+            Ok(Compared::Missing { len }) => std::iter::once(0..len).collect(),
             Ok(Compared::Unprotected) => return None,
-            Err(_) => Vec::from([0..len]),
+            Err(_) => std::iter::once(0..len).collect(),
         };
         let bad: Arc<[Range<u64>]> = bad.into();
         self.damage.lock().insert(pack, Arc::clone(&bad));

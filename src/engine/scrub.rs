@@ -306,7 +306,7 @@ impl Scrub<'_> {
             Ok(Compared::Missing { len }) => self.covered(
                 id,
                 named,
-                Vec::from([0..len]),
+                std::iter::once(0..len).collect(),
                 "the file is missing".to_owned(),
             ),
             Ok(Compared::Differs(ranges)) => {

@@ -270,7 +270,6 @@ impl World {
             parity: None,
             read_only: self.read_only,
             env: Env::real(),
-            parity: None,
         };
         let disk: Arc<dyn Disk> = Arc::<FaultyDisk>::clone(&self.disk);
         let index: Arc<dyn ChunkLookup> = Arc::<Index>::clone(&self.index);

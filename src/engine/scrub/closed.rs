@@ -98,7 +98,7 @@ impl Engine {
                 Compared::Same | Compared::Unprotected => continue,
                 Compared::Differs(ranges) => ranges,
                 Compared::Missing { .. } if may_be_gone(pack, kind) => continue,
-                Compared::Missing { len } => Vec::from([0..len]),
+                Compared::Missing { len } => std::iter::once(0..len).collect(),
             };
             let mut state = DamageState::Repairable;
             if repair {
