@@ -88,6 +88,16 @@ impl ChunkStore {
         Ok(false)
     }
 
+    /// Opens a pack anew at its next reading, and reads it from the medium then: a file that is open can be read
+    /// although its name is gone, or leads to another one.
+    pub fn open_anew(&self, pack: PackId) {
+        self.files.reopen(pack);
+        // What is wrong with it shows when it is read.
+        if let Ok(file) = self.files.file(pack) {
+            file.drop_cached();
+        }
+    }
+
     /// Makes a pack known that was missing and is there again.
     pub fn note_pack_back(&self, pack: PackId, kind: PackKind) {
         self.files.note(pack, kind);

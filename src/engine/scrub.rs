@@ -413,6 +413,7 @@ impl Scrub<'_> {
     }
 
     fn scan(&mut self, id: PackId, named: &Named) -> Result<Found> {
+        self.engine.store.open_anew(id);
         let mut found = Found::default();
         let pace = &mut self.pace;
         let mut seen = 0;

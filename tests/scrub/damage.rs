@@ -145,7 +145,8 @@ fn what_is_beyond_repair_is_named_by_bytes_and_paths() {
     );
     assert_eq!((done.left, done.repaired), (1, 0));
     let damage = &done.damaged[0];
-    assert_eq!(damage.ranges, std::slice::from_ref(&(1 << 20..2 << 20)));
+    let lost = 1 << 20..2 << 20;
+    assert_eq!(damage.ranges, [lost]);
     for path in ["/d/big", "one:/d/big"] {
         assert!(damage.paths.iter().any(|p| p == path), "{damage:#?}");
     }
@@ -183,7 +184,8 @@ fn without_parity_damage_is_named_and_left() {
         assert_eq!(ranges.first().unwrap().start, at as u64, "{ranges:?}");
         // In the log what follows a damaged frame up to the next one is in doubt: the record vouches for all of it.
         if path.extension().is_some_and(|e| e == "dat") {
-            assert_eq!(ranges, std::slice::from_ref(&(at as u64..next)));
+            let frame = at as u64..next;
+            assert_eq!(ranges, &[frame]);
             assert!(!found.damaged[0].paths.is_empty(), "{:#?}", found.damaged);
         }
         fs::write(path, whole).unwrap();
