@@ -64,6 +64,9 @@ pub const VIRTUAL_ROOTS_MAX: usize = (1 << 15) - 1;
 /// Bytes that are hashed to tell a torn tail from damage. An honest tail needs a little more than its length, or, where a
 /// commit has inline frames full of what looks like records, some GiB.
 pub const TEAR_SEARCH_LEN_MAX: u64 = 16 << 30;
+/// How many times the length of a pack `check` hashes to find where it goes on after something damaged: bytes of a
+/// file may look like the beginning of one frame after another.
+pub const SCAN_SEARCH_FACTOR: u64 = 16;
 /// Most pack files that are open at a time.
 pub const OPEN_PACKS_MAX: usize = 256;
 /// Most shards of the cache of decoded frames.

@@ -8,7 +8,7 @@ use super::replay::sealed_at;
 use super::walk::{Step, Walk};
 use super::window::Window;
 use super::writer::record_hash;
-use crate::base::limits::PACK_CAPACITY_MAX;
+use crate::base::limits::{PACK_CAPACITY_MAX, SCAN_SEARCH_FACTOR};
 use crate::base::{Error, Lsn, PackId, PackOff, Result, StoreId};
 use crate::format::ALIGN;
 use crate::format::footer::{
@@ -85,6 +85,8 @@ struct Scan<'a> {
     frames: Vec<FooterFrame>,
     /// Offsets of the frames that an intact footer names, ascending.
     known: Option<Vec<u64>>,
+    /// Bytes that may still be hashed in search of the next frame or record.
+    search: u64,
 }
 
 /// Scans a pack.
@@ -102,6 +104,7 @@ pub(super) fn scan(
         report: ScanReport::default(),
         frames: Vec::new(),
         known: None,
+        search: 0,
     };
     // A file that cannot be read is a finding as well.
     if let Err(error) = scan.run(files, claim) {
@@ -164,6 +167,7 @@ impl Scan<'_> {
         };
         let directory = footer.as_ref().map(|footer| footer.frames.iter());
         self.known = directory.map(|frames| frames.map(|frame| frame.off.raw()).collect());
+        self.search = limit.raw().saturating_mul(SCAN_SEARCH_FACTOR);
         let mut window = Window::new(Arc::clone(&file), path.clone(), limit);
         let strict = sealed.is_some() || claim.vouched.is_some();
         let end = self.frames_of(&mut window, strict)?;
@@ -285,7 +289,8 @@ impl Scan<'_> {
     ///
     /// 1. The next frame of the footer's directory. 2. The claimed end, if something begins there. 3. The next
     ///    place at which a frame or a record verifies with its address: a copy of one within a file does not.
-    fn after(&self, window: &mut Window, at: u64, claim: u64) -> Result<u64> {
+    ///    What all that looks like one takes to hash is bounded.
+    fn after(&mut self, window: &mut Window, at: u64, claim: u64) -> Result<u64> {
         if let Some(known) = &self.known {
             let next = known.partition_point(|off| *off <= at);
             return Ok(known.get(next).copied().unwrap_or(window.limit()));
@@ -298,13 +303,17 @@ impl Scan<'_> {
             if self.verifies(window, next)? {
                 return Ok(next);
             }
+            if self.search == 0 {
+                self.problem(next, "too much that looks like a frame and is none")?;
+                break;
+            }
             next += ALIGN as u64;
         }
         Ok(window.limit())
     }
 
     /// Whether a frame or a record begins at `at`.
-    fn verifies(&self, window: &mut Window, at: u64) -> Result<bool> {
+    fn verifies(&mut self, window: &mut Window, at: u64) -> Result<bool> {
         let address = self.address(at);
         let left = window.limit() - at;
         let head = window.bytes(at, RECORD_HEADER_LEN)?;
@@ -315,6 +324,7 @@ impl Scan<'_> {
                     return Ok(false);
                 };
                 let bytes = window.bytes(at, len_of(len))?;
+                self.search = self.search.saturating_sub(bytes.len() as u64);
                 let hash = |parts: &[&[u8]]| checksum(Checksum::Frame, parts);
                 Ok(decode_frame(bytes, &address, &hash).is_ok())
             }
@@ -330,6 +340,7 @@ impl Scan<'_> {
                     return Ok(false);
                 }
                 let bytes = window.bytes(at, len_of(len.next_multiple_of(ALIGN as u64)))?;
+                self.search = self.search.saturating_sub(bytes.len() as u64);
                 let hash = record_hash(address);
                 let (chain, span) = (&head.prev_chain, &head.span_hash);
                 Ok(decode_record(bytes, chain, head.span_len, span, &hash).is_ok())

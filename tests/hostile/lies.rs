@@ -9,7 +9,7 @@ use mmhfs::format::keys;
 use mmhfs::format::node::{Body, DirBody, DirChild, DirInner, Entry, Node};
 use mmhfs::format::record::{RecordHead, encode_record};
 use mmhfs::format::rows::{DirentRow, ExtentRow, InodeRow, Kind, Op, Table, encode_counter};
-use mmhfs::hash::name_hash;
+use mmhfs::hash::{Checksum, checksum, name_hash};
 use mmhfs::meta::MemoryTables;
 
 use crate::within_bounds;
@@ -465,4 +465,45 @@ fn a_tail_full_of_records_is_no_wait() {
             }
         });
     }
+}
+
+/// Bug: each of them was hashed, 2 MiB for every hundred bytes: hours for a pack.
+#[test]
+fn a_damaged_pack_full_of_frames_is_no_wait() {
+    let base = crate::base();
+    let mut medium = base.stages[STAGE].medium.clone();
+    // The first LOG pack without its footer, of which the second one says that 12 MiB count.
+    let (first, second) = (
+        "packs/0000000000000001.log",
+        format!("packs/{:016x}.log", resign(&mut medium, base.store).pack),
+    );
+    let frame = {
+        let mut frame = b"mmhframe\x01\x00\x00\x01\x01\x00\x00\x00".to_vec();
+        frame.extend((2_u32 << 20).to_le_bytes());
+        frame.extend((2_u32 << 20).to_le_bytes());
+        frame.resize(104, 1);
+        frame[24..32].fill(0);
+        frame[96..100].copy_from_slice(&(2_u32 << 20).to_le_bytes());
+        frame
+    };
+    let mut bytes = medium.bytes(first).unwrap()[..4096].to_vec();
+    while bytes.len() < 12 << 20 {
+        bytes.extend_from_slice(&frame);
+    }
+    let len = bytes.len() as u64;
+    medium.put(first, bytes);
+    let mut bytes = medium.bytes(&second).unwrap().to_vec();
+    bytes[80..88].copy_from_slice(&len.to_le_bytes());
+    let sum = checksum(Checksum::PackHeader, &[&bytes[..4064]]);
+    bytes[4064..4096].copy_from_slice(&sum);
+    medium.put(&second, bytes);
+    within_bounds("a pack of frames", |base, dir| {
+        // The index has all that is before the second pack.
+        let place = place(dir, medium, base.stages[STAGE].index.copy());
+        let engine = Engine::open_on(&place, env(3), config()).unwrap();
+        let report = engine.check(&|_| {}).unwrap();
+        let details = report.problems.iter().map(|problem| &problem.detail);
+        let limits = details.filter(|detail| detail.contains("too much"));
+        assert_eq!(limits.count(), 1);
+    });
 }

@@ -437,8 +437,15 @@ impl Restore<'_> {
 
     /// Counts what was done and reports it.
     pub(super) fn count(&self, entries: u64, bytes: u64) {
-        let entries = self.entries.fetch_add(entries, Ordering::Relaxed) + entries;
-        let bytes = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        // Sparse files of exbibytes have more together than a number holds.
+        let entries = self
+            .entries
+            .fetch_add(entries, Ordering::Relaxed)
+            .saturating_add(entries);
+        let bytes = self
+            .bytes
+            .fetch_add(bytes, Ordering::Relaxed)
+            .saturating_add(bytes);
         (self.progress)(Progress {
             entries,
             bytes,
