@@ -10,6 +10,9 @@ use crate::history::{no_progress, scratch, sim_config};
 use crate::recovery::{Found, clean_all, sound};
 use crate::world::{World, env};
 
+/// Something that only looks at a store.
+type Look<'a> = &'a dyn Fn(&Place) -> mmhfs::base::Result<()>;
+
 /// An open store on a simulated disk.
 fn made(seed: u64) -> (Found, World) {
     let dir = scratch();
@@ -61,7 +64,7 @@ fn i1_who_only_reads_a_store_does_not_bring_its_index_ahead_of_its_log() {
         Engine::open_on(place, env(3), config).map(|_| ())
     };
     let rebuild = |place: &Place| Engine::rebuild_index_on(place, &sim_config(0)).map(|_| ());
-    let looks: [&dyn Fn(&Place) -> mmhfs::base::Result<()>; 2] = [&read, &rebuild];
+    let looks: [Look<'_>; 2] = [&read, &rebuild];
     for seed in 0..48 {
         let look = looks[seed as usize % 2];
         let (found, mut world) = made(seed);

@@ -258,6 +258,7 @@ impl Base {
         };
         let options = InitOptions {
             pack_capacity: 4 << 20,
+            ..InitOptions::default()
         };
         Engine::init_on(&making.place, &making.env, &options).unwrap();
         let mut base = Self {

@@ -332,6 +332,7 @@ impl Exercise<'_> {
             resume: dice.one_in(2),
             overwrite: dice.one_in(2),
             threads: std::num::NonZeroUsize::new(1),
+            ..RestoreOptions::default()
         };
         let done = self.engine.restore(name, None, &dest, &options, &|_| {});
         assert!(!matches!(done, Err(Error::Usage(_))), "{done:?}");
