@@ -300,7 +300,10 @@ impl Restore<'_> {
             return self.put_counted(&job);
         }
         let mut walk = Walk {
-            quota: Quota::of(Tree::dir(&entry)?),
+            quota: match &self.source {
+                Source::Snapshot(_) => Quota::of(Tree::dir(&entry)?),
+                Source::Live(_) => Quota::of_rows(),
+            },
             restore: self,
             stack: vec![Frame::new(place, Arc::clone(&self.top), entry)],
             batch: Batch::default(),
