@@ -83,7 +83,12 @@ impl World {
     }
 
     fn opened(dir: Arc<TempDir>, store: PathBuf) -> Self {
-        let engine = Engine::open(&store, Env::real(), Config::default()).unwrap();
+        // What is damaged here stays damaged.
+        let config = Config {
+            protect: false,
+            ..Config::default()
+        };
+        let engine = Engine::open(&store, Env::real(), config).unwrap();
         Self { engine, dir, store }
     }
 
