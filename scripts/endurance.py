@@ -16,7 +16,7 @@ STORE, MNT = f"{WORK}/store", f"{WORK}/mnt"
 WRITERS, FILES, SNAPSHOTS = 3, 120, 12
 SECTOR = 4096
 # Damage, already repaired, is looked for: exit codes of scrub that are no failure (docs/cli.md).
-REPAIRED = (0, 16)
+REPAIRED = (0, 21)
 SIZES = (10, 700, 5_000, 60_000, 300_000, 2_000_000, 9_000_000)
 chance = random.Random(SEED)
 violations, counts = [], {}
