@@ -61,8 +61,8 @@ pub struct LogTail {
     pub(super) unnamed: Vec<Range<PackId>>,
     /// How many bytes count of each LOG pack that the cuts lead to.
     pub(super) limits: BTreeMap<PackId, PackOff>,
-    /// The newest LOG pack, if it was found without a footer.
-    pub(super) unsealed: Option<PackId>,
+    /// The LOG packs without a footer that no commit has said so of: the first commit of a later pack does.
+    pub(super) unsettled: BTreeMap<PackId, PackOff>,
 }
 
 impl LogTail {
@@ -72,13 +72,10 @@ impl LogTail {
         self.mark
     }
 
-    /// The row that the newest LOG pack gets if it was found without a footer.
+    /// The rows that LOG packs get which were found without a footer.
     pub(super) fn retired(&self) -> BTreeMap<PackId, PackRow> {
-        let limit = |id: PackId| self.limits.get(&id).map(|limit| (id, *limit));
-        let found = self.unsealed.and_then(limit);
-        let row =
-            |(id, limit): (PackId, PackOff)| (id, PackRow::log(ByteLen::from_raw(limit.raw())));
-        found.map(row).into_iter().collect()
+        let row = |len: &PackOff| PackRow::log(ByteLen::from_raw(len.raw()));
+        self.unsettled.iter().map(|(id, len)| (*id, row(len))).collect()
     }
 }
 
@@ -134,9 +131,17 @@ pub fn replay(
     let is_absent = |id: &&PackId| absent.iter().any(|range| range.contains(*id));
     let highest = packs.keys().next_back().copied().unwrap_or_default();
     let mut limits = chain.older;
+    // Bug: of two packs, of which a crash had left the first without a footer and the second without a commit, only
+    // the second was said to be unsealed, and the torn footer of the first to be damage.
+    let mut unsettled = chain.footless;
     for link in &chain.links {
-        limits.insert(link.id, link.committed(&state.done));
+        let committed = link.committed(&state.done);
+        limits.insert(link.id, committed);
+        if link.open {
+            unsettled.insert(link.id, committed);
+        }
     }
+    unsettled.retain(|id, _| *id >= state.done.pack);
     Ok(Replay::Done(LogTail {
         mark: state.done,
         epoch: state.done_epoch,
@@ -144,7 +149,7 @@ pub fn replay(
         missing: state.rows.keys().filter(is_absent).copied().collect(),
         unnamed,
         limits,
-        unsealed: newest.filter(|link| link.open).map(|link| link.id),
+        unsettled,
         rows: state.rows,
     }))
 }
@@ -155,6 +160,8 @@ struct Chain {
     links: Vec<Link>,
     /// How many bytes count of the packs before them.
     older: BTreeMap<PackId, PackOff>,
+    /// How many bytes count of those of all these packs but the newest that have no footer.
+    footless: BTreeMap<PackId, PackOff>,
 }
 
 /// One LOG pack of the chain.
@@ -225,9 +232,13 @@ impl Log<'_> {
     /// Of packs before these only the limits are wanted: what cannot be read of them ends the search.
     fn chain(&self, from: Option<&Watermark>) -> Result<Chain> {
         let mut links = Vec::new();
-        let mut older = BTreeMap::new();
+        let (mut older, mut footless) = (BTreeMap::new(), BTreeMap::new());
         let Some(newest) = self.newest()? else {
-            return Ok(Chain { links, older });
+            return Ok(Chain {
+                links,
+                older,
+                footless,
+            });
         };
         let mut cut = newest.cut;
         let mut before = from.is_some_and(|mark| mark.pack == newest.id);
@@ -261,6 +272,9 @@ impl Log<'_> {
                 }
                 return Err(link.damaged(0, "a later pack's header does not continue it"));
             }
+            if link.sealed.is_none() {
+                footless.insert(link.id, cut.len);
+            }
             // Strictly older: the decoder refuses a cut that names its own or a later pack.
             cut = link.cut;
             if !before {
@@ -269,7 +283,11 @@ impl Log<'_> {
             }
         }
         links.reverse();
-        Ok(Chain { links, older })
+        Ok(Chain {
+            links,
+            older,
+            footless,
+        })
     }
 
     /// The link from which the log goes on after the watermark, and the epoch of the watermark's pack; `None` if

@@ -129,7 +129,7 @@ impl SalvagedLog {
             missing: Vec::new(),
             unnamed: Vec::new(),
             limits: BTreeMap::new(),
-            unsealed: None,
+            unsettled: BTreeMap::new(),
         }
     }
 }

@@ -504,7 +504,7 @@ impl ChunkStore {
             // Only one that was found unsealed, or could not be sealed, has a row.
             Ok(PackKind::Log) => {
                 unsealed_row == Some(true)
-                    || self.tail.unsealed == Some(id)
+                    || self.tail.unsettled.contains_key(&id)
                     || self.writer.lock().has_retired(id)
             }
             // Its row is put before it is sealed, and again only if it is sealed in a commit.

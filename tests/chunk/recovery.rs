@@ -299,3 +299,37 @@ fn a_pack_that_a_failed_seal_has_left_without_a_footer_is_no_damage_either() {
     let (_, problems) = world.scan(id);
     assert_eq!(problems, Vec::<String>::new());
 }
+
+/// Bug: of two packs, of which a crash had left the first with half a footer and the second without a commit, no commit
+/// ever said that the first was not sealed, and a scan called its footer damaged.
+#[test]
+fn a_pack_whose_sealing_a_crash_has_cut_off_is_settled_after_a_second_crash() {
+    for from_scratch in [false, true] {
+        let mut world = World::new();
+        world.commit(true, &[text(1, 1_000)]);
+        let first = world.mark().pack;
+        world.close();
+        world.crash();
+        let name = log_name(first);
+        world.truncate(&name, world.bytes(&name).len() as u64 - TRAILER_LEN);
+        // The next pack is begun, and nothing is committed in it.
+        world.reopen();
+        let before = world.mark();
+        world.commit(true, &[text(2, 1_000)]);
+        let second = world.mark().pack;
+        assert!(second > first);
+        world.crash();
+        world.truncate(&log_name(second), world.log_start());
+        world.set_mark(before);
+        match from_scratch {
+            true => world.index_from_scratch(),
+            false => world.reopen(),
+        }
+        assert_eq!(world.scan(first).1, Vec::<String>::new());
+        world.commit(true, &[text(3, 1_000)]);
+        world.crash();
+        world.reopen();
+        assert_eq!(world.scan(first).1, Vec::<String>::new());
+        assert_eq!(world.scan(second).1, Vec::<String>::new());
+    }
+}
