@@ -181,6 +181,7 @@ def digests(node, path, groups):
 
 
 def seed_of(root):
+    root.children.pop(b".mmhfs", None)
     content, full = digests(root, (), link_groups(root))
     return content, full, H("root", content + full)
 
@@ -235,10 +236,11 @@ def from_disk(path, top=True):
         kind_of(facts.st_mode), facts.st_mode, facts.st_uid, facts.st_gid,
         divmod(facts.st_mtime_ns, 10**9), (os.major(facts.st_rdev), os.minor(facts.st_rdev)),
         {n: os.getxattr(path, n, follow_symlinks=top) for n in names if counts(n)},
-        (facts.st_dev, facts.st_ino),
+        (facts.st_dev, facts.st_ino) if facts.st_nlink > 1 else None,
     )
     if node.kind == 3:
         for name in os.listdir(path):
+            # What is below it need not be readable.
             if not (top and name == b".mmhfs"):
                 node.children[name] = from_disk(os.path.join(path, name), False)
     elif node.kind in (1, 2):

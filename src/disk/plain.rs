@@ -301,6 +301,16 @@ impl PlainFile {
         u64::try_from(found).map_err(|_| Errno::EOVERFLOW)
     }
 
+    /// Whether the file gives nothing at `off`, where its length says that it ends: those of `/proc` do not keep to it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the path.
+    pub fn ends_at(&self, off: u64) -> Result<bool> {
+        let found = self.file.read_at(&mut [0], off);
+        let found = found.map_err(|source| named("read", &self.path, source))?;
+        Ok(found == 0)
+    }
+
     /// Fills `buf` from the file's bytes at `off`.
     ///
     /// # Errors

@@ -386,14 +386,19 @@ impl<'p> Walk<'p> {
     /// The content digest of a regular file.
     fn regular(&self, path: &Path, facts: &PlainFacts, count_bytes: bool) -> Result<Digest> {
         let size = facts.size_bytes;
-        if size == 0 {
-            return Ok(file_content(ByteLen::from_raw(0), subtree_digest(&[])));
-        }
         let file = PlainFile::open(path)?;
         unchanged(path, facts, &file.facts()?)?;
         let content = self.bytes(&file, size, count_bytes);
+        let whole = file.ends_at(size);
         // A file that was cut short fails to read; say rather that it changed.
         unchanged(path, facts, &file.facts()?)?;
+        if !whole? {
+            let detail = "it has more bytes than its length says: it is no ordinary file";
+            return Err(Error::io(
+                format!("hash {}", path.display()),
+                std::io::Error::other(detail),
+            ));
+        }
         content
     }
 

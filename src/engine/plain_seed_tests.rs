@@ -141,3 +141,18 @@ fn what_is_not_a_directory_has_no_seed() {
         assert!(error.to_string().contains(&path.display().to_string()));
     }
 }
+
+/// Bug: files of /proc, whose length is said to be 0, were taken for empty ones.
+#[test]
+fn a_file_that_is_longer_than_it_says_has_no_seed() {
+    let path = Path::new("/proc/version");
+    // While it is open its facts stay.
+    let _held = fs::File::open(path).unwrap();
+    let facts = plain_facts(path).unwrap();
+    assert_eq!(facts.size_bytes, 0);
+    let walk = Walk::new(Survey::default(), &|_| ());
+    let error = walk.regular(path, &facts, true).unwrap_err();
+    assert!(error.to_string().contains("/proc/version"), "{error}");
+    let why = std::error::Error::source(&error).unwrap().to_string();
+    assert!(why.contains("more bytes than its length"), "{why}");
+}

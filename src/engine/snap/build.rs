@@ -11,16 +11,16 @@ use super::entry::{Built, PutChunk, Source, dir_body, new_entry, node_attrs};
 use super::nodes;
 use super::tree::Tree;
 use super::trie::{Group, Groups, NodeSink, Update, child_of};
+use super::window::{Draft, Slotful, WINDOW, drafts};
 use crate::base::limits::{INLINE_COMMIT_LEN_MAX, SNAPSHOT_PENDING_LEN, SNAPSHOT_STREAMED_LEN};
-use crate::base::{ChunkId, Digest, Error, Ino, Result, Slot};
+use crate::base::{ChunkId, Digest, Error, Ino, Result};
 use crate::chunk::PutKind;
 use crate::engine::Engine;
-use crate::engine::names::DISCRIMINATORS;
 use crate::engine::types::Progress;
 use crate::format::keys;
 use crate::format::node::{Body, DirBody, DirChild, Entry, Node};
 use crate::format::rows::{
-    DirentRow, InodeRow, Kind, Op, SnapDirRow, SnapFileRow, SnapshotRow, Table, encode_counter,
+    Kind, Op, SnapDirRow, SnapFileRow, SnapshotRow, Table, encode_counter,
 };
 use crate::format::superblock::FEATURE_SPLIT_NODES;
 use crate::hash::{self, RootRecord};
@@ -152,7 +152,7 @@ type KnownDir = (SnapDirRow, DirChild);
 )]
 enum Done {
     Built(Built),
-    Later(DirentRow, Box<InodeRow>),
+    Later(Box<Draft>),
 }
 
 /// Changed groups of entries of one directory.
@@ -160,7 +160,9 @@ struct DirGroups<'a> {
     source: &'a Source<'a>,
     changes: &'a Changes,
     dir: Ino,
-    slots: std::slice::Iter<'a, u64>,
+    /// What was not yet looked at.
+    slots: &'a [u64],
+    window: std::vec::IntoIter<Slotful>,
     sink: &'a Sink<'a>,
 }
 
@@ -169,13 +171,17 @@ type GroupDone = (u64, Vec<Done>, Vec<Vec<u8>>);
 
 impl Groups for DirGroups<'_> {
     fn next_page(&mut self) -> Result<Vec<Group>> {
-        let slots: Vec<u64> = self.slots.by_ref().take(PAGE).copied().collect();
-        let done: Vec<GroupDone> = slots
+        if self.window.len() == 0 {
+            let (next, rest) = self.slots.split_at(self.slots.len().min(WINDOW));
+            self.slots = rest;
+            self.window = drafts(self.source, self.dir, next)?.into_iter();
+        }
+        let page: Vec<Slotful> = self.window.by_ref().take(PAGE).collect();
+        let done: Vec<GroupDone> = page
             .into_par_iter()
-            .map(|slot| {
+            .map(|(slot, drafts)| {
                 let mut chunks = Vec::new();
-                let rows = self.rows(slot)?.into_iter();
-                let done = rows.map(|row| self.entry(row, &mut chunks));
+                let done = drafts.into_iter().map(|one| self.entry(one, &mut chunks));
                 Ok((slot, done.collect::<Result<_>>()?, chunks))
             })
             .collect::<Result<_>>()?;
@@ -194,53 +200,36 @@ impl Groups for DirGroups<'_> {
 }
 
 impl DirGroups<'_> {
-    /// All entries whose names share the hash of `slot`.
-    fn rows(&self, slot: u64) -> Result<Vec<DirentRow>> {
-        let from = keys::dirent(self.dir, Slot::from_raw(slot));
-        let to = keys::dirent(self.dir, Slot::from_raw(slot + DISCRIMINATORS));
-        let most = usize::try_from(DISCRIMINATORS).unwrap_or(256);
-        let rows = self.source.view.scan(Table::Dirent, &from, &to, most)?;
-        rows.iter()
-            .map(|(_, value)| DirentRow::decode(value))
-            .collect()
-    }
-
-    fn entry(&self, dirent: DirentRow, chunks: &mut Vec<Vec<u8>>) -> Result<Done> {
-        let row = self
-            .source
-            .inode(dirent.ino)?
-            .ok_or(Error::Internal("an entry without its inode"))?;
+    fn entry(&self, draft: Draft, chunks: &mut Vec<Vec<u8>>) -> Result<Done> {
+        let (ino, row) = (draft.dirent.ino, &draft.row);
         if row.attrs.kind != Kind::Dir {
-            if row.attrs.kind == Kind::File && row.attrs.size > SNAPSHOT_STREAMED_LEN {
-                return Ok(Done::Later(dirent, Box::new(row)));
+            if draft.small.is_none() && row.attrs.size > SNAPSHOT_STREAMED_LEN {
+                return Ok(Done::Later(Box::new(draft)));
             }
             let mut put = |chunk| {
                 chunks.push(chunk);
                 Ok(())
             };
-            return self.built(&dirent, &row, &mut put).map(Done::Built);
+            return self.built(draft, &mut put).map(Done::Built);
         }
-        let (snap, trie) = self.sink.known_dir(self.source, self.changes, dirent.ino)?;
-        let xattrs = self.source.xattrs(dirent.ino, &row)?;
+        let (snap, trie) = self.sink.known_dir(self.source, self.changes, ino)?;
+        let xattrs = self.source.xattrs(ino, row)?;
         let body = dir_body(trie, snap.groups);
         let (content, full) = (snap.content, snap.full);
-        let entry = new_entry(&dirent.name, dirent.ino, &row, xattrs, content, full, body);
+        let entry = new_entry(&draft.dirent.name, ino, row, xattrs, content, full, body);
         Ok(Done::Built(Built { entry, file: None }))
     }
 
-    fn built(&self, dirent: &DirentRow, row: &InodeRow, put: PutChunk<'_>) -> Result<Built> {
-        let segments = self.changes.segments_of(dirent.ino);
-        self.source
-            .entry(&dirent.name, dirent.ino, row, segments, put)
+    fn built(&self, draft: Draft, put: PutChunk<'_>) -> Result<Built> {
+        let segments = self.changes.segments_of(draft.dirent.ino);
+        self.source.entry(draft, segments, put)
     }
 
     /// Makes what was left for later, and the row that says which node a file has now.
     fn settle(&self, done: Done) -> Result<Entry> {
         let Built { entry, file } = match done {
             Done::Built(built) => built,
-            Done::Later(dirent, row) => {
-                self.built(&dirent, &row, &mut |chunk| self.sink.chunk(chunk))?
-            }
+            Done::Later(draft) => self.built(*draft, &mut |chunk| self.sink.chunk(chunk))?,
         };
         self.sink.count(&entry);
         let key = keys::inode(entry.ino);
@@ -332,7 +321,8 @@ impl Engine {
             source,
             changes,
             dir,
-            slots: slots.iter(),
+            slots,
+            window: Vec::new().into_iter(),
             sink,
         };
         let old_trie = old.map(|row| child_of(source.tree, row.trie)).transpose()?;

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::nodes;
 use super::tree::{Tree, entry_kind, read_extents};
+use super::window::Draft;
 use crate::base::limits::{
     INLINE_EXTENTS_FILE_LEN_MAX, INLINE_EXTENTS_MAX, SEGMENT_LEN, SUBTREE_LEN,
 };
@@ -23,6 +24,12 @@ use crate::meta::{Rows, SEGMENT_ALL, View, for_each_row};
 pub(crate) struct Built {
     pub(crate) entry: Entry,
     pub(crate) file: Option<ChunkId>,
+}
+
+/// What is in a file whose entry names its extents itself.
+pub(crate) struct SmallFile {
+    pub(crate) content: Digest,
+    pub(crate) extents: Vec<(u64, ExtentRow)>,
 }
 
 /// Where chunks of nodes go, each after those that it names.
@@ -64,26 +71,27 @@ impl Source<'_> {
         Ok(xattrs)
     }
 
-    /// The entry of anything but a directory. `dirty` lists the changed segments of a file; nodes of the file
-    /// go to `put` as they are made.
+    /// The entry of anything but a directory. `dirty` lists the changed segments of a file that is not `small`; nodes of
+    /// the file go to `put` as they are made.
     pub(crate) fn entry(
         &self,
-        name: &[u8],
-        ino: Ino,
-        row: &InodeRow,
+        draft: Draft,
         dirty: &[(Ino, u64)],
         put: PutChunk<'_>,
     ) -> Result<Built> {
+        let Draft { dirent, row, small } = draft;
+        let (row, ino) = (&row, dirent.ino);
         let kind = entry_kind(row.attrs.kind, row.attrs.mode);
         let mut file = None;
         let (content, body) = match row.attrs.kind {
-            Kind::File => {
-                let (content, body) = self.file(ino, row.attrs.size, dirty, put)?;
-                if let Body::File(id) = &body {
-                    file = Some(*id);
+            Kind::File => match small {
+                Some(SmallFile { content, extents }) => (content, Body::Inline(extents)),
+                None => {
+                    let (content, id) = self.file(ino, row.attrs.size, dirty, put)?;
+                    file = Some(id);
+                    (content, Body::File(id))
                 }
-                (content, body)
-            }
+            },
             Kind::Symlink => (
                 hash::symlink_content(&row.target),
                 Body::Symlink(row.target.clone()),
@@ -95,30 +103,39 @@ impl Source<'_> {
         };
         let xattrs = self.xattrs(ino, row)?;
         let full = hash::node_full(kind, content, &node_attrs(row, &xattrs));
-        let entry = new_entry(name, ino, row, xattrs, content, full, body);
+        let entry = new_entry(&dirent.name, ino, row, xattrs, content, full, body);
         Ok(Built { entry, file })
     }
 
-    /// The content digest of a file and where its extents go.
+    /// The extents of a file, if it is so small that its entry names them itself.
+    pub(crate) fn small_extents(
+        &self,
+        ino: Ino,
+        size: u64,
+    ) -> Result<Option<Vec<(u64, ExtentRow)>>> {
+        if size > INLINE_EXTENTS_FILE_LEN_MAX {
+            return Ok(None);
+        }
+        let extents = clipped(self.view, ino, 0..size)?;
+        Ok((extents.len() <= INLINE_EXTENTS_MAX).then_some(extents))
+    }
+
+    /// The content digest of such a file.
+    pub(crate) fn small_content(&self, size: u64, extents: &[(u64, ExtentRow)]) -> Result<Digest> {
+        let mut bytes = Vec::new();
+        read_extents(self.store, extents, 0..size, &mut bytes)?;
+        let root = hash::subtree_digest(&bytes);
+        Ok(hash::file_content(ByteLen::from_raw(size), root))
+    }
+
+    /// The content digest of a file that is not small, and its node.
     fn file(
         &self,
         ino: Ino,
         size: u64,
         dirty: &[(Ino, u64)],
         put: PutChunk<'_>,
-    ) -> Result<(Digest, Body)> {
-        if size <= INLINE_EXTENTS_FILE_LEN_MAX {
-            let extents = clipped(self.view, ino, 0..size)?;
-            if extents.len() <= INLINE_EXTENTS_MAX {
-                let mut bytes = Vec::new();
-                read_extents(self.store, &extents, 0..size, &mut bytes)?;
-                let root = hash::subtree_digest(&bytes);
-                return Ok((
-                    hash::file_content(ByteLen::from_raw(size), root),
-                    Body::Inline(extents),
-                ));
-            }
-        }
+    ) -> Result<(Digest, ChunkId)> {
         let old = self.old_file(ino)?;
         let segments = self.segments(ino, size, dirty, old.as_ref(), put)?;
         let digests = segments.iter().map(|(idx, _, digest)| (*idx, *digest));
@@ -128,7 +145,7 @@ impl Source<'_> {
             digests,
         )?;
         let id = put_node(&Node::File(FileNode { size, segments }), put)?;
-        Ok((content, Body::File(id)))
+        Ok((content, id))
     }
 
     /// The file's node in the last snapshot.

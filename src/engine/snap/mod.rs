@@ -17,6 +17,7 @@ mod tree;
 mod trie;
 mod verify;
 mod virt;
+mod window;
 
 pub(crate) use ids::for_each_id;
 pub(crate) use in_use::RootsInUse;
