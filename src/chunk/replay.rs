@@ -75,7 +75,10 @@ impl LogTail {
     /// The rows that LOG packs get which were found without a footer.
     pub(super) fn retired(&self) -> BTreeMap<PackId, PackRow> {
         let row = |len: &PackOff| PackRow::log(ByteLen::from_raw(len.raw()));
-        self.unsettled.iter().map(|(id, len)| (*id, row(len))).collect()
+        self.unsettled
+            .iter()
+            .map(|(id, len)| (*id, row(len)))
+            .collect()
     }
 }
 

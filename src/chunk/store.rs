@@ -270,7 +270,15 @@ impl ChunkStore {
     /// the frame is then known to be damaged.
     pub fn get(&self, id: &ChunkId) -> Result<Verified<ChunkBytes>> {
         let unknown = || Error::ChunkUnknown(id.to_hex());
-        let mut row = self.lookup.chunk(id)?.ok_or_else(unknown)?;
+        let row = self.lookup.chunk(id)?.ok_or_else(unknown)?;
+        self.get_near(id, row)
+    }
+
+    /// As [`ChunkStore::get`], for who has looked its row up before: it need not be the current one.
+    ///
+    /// # Errors
+    /// As [`ChunkStore::get`].
+    pub fn get_near(&self, id: &ChunkId, mut row: ChunkRow) -> Result<Verified<ChunkBytes>> {
         let mut tries = 1;
         loop {
             let is_current = || Ok(self.lookup.chunk(id)? == Some(row));

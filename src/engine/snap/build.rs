@@ -19,9 +19,7 @@ use crate::engine::Engine;
 use crate::engine::types::Progress;
 use crate::format::keys;
 use crate::format::node::{Body, DirBody, DirChild, Entry, Node};
-use crate::format::rows::{
-    Kind, Op, SnapDirRow, SnapFileRow, SnapshotRow, Table, encode_counter,
-};
+use crate::format::rows::{Kind, Op, SnapDirRow, SnapFileRow, SnapshotRow, Table, encode_counter};
 use crate::format::superblock::FEATURE_SPLIT_NODES;
 use crate::hash::{self, RootRecord};
 use crate::meta::{Index, Rows, View};

@@ -6,7 +6,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::nodes;
-use super::tree::{Tree, entry_kind, read_extents};
+use super::tree::{Tree, entry_kind, read_extents, read_extents_by};
 use super::window::Draft;
 use crate::base::limits::{
     INLINE_EXTENTS_FILE_LEN_MAX, INLINE_EXTENTS_MAX, SEGMENT_LEN, SUBTREE_LEN,
@@ -16,7 +16,9 @@ use crate::chunk::ChunkStore;
 use crate::engine::extents::{clip, clipped};
 use crate::format::keys;
 use crate::format::node::{Body, DirBody, Entry, FileNode, Node, SegmentNode};
-use crate::format::rows::{ExtentRow, FLAG_HAS_XATTRS, InodeRow, Kind, SnapFileRow, Table};
+use crate::format::rows::{
+    ChunkRow, ExtentRow, FLAG_HAS_XATTRS, InodeRow, Kind, SnapFileRow, Table,
+};
 use crate::hash::{self, FileHasher, NodeAttrs};
 use crate::meta::{Rows, SEGMENT_ALL, View, for_each_row};
 
@@ -120,10 +122,20 @@ impl Source<'_> {
         Ok((extents.len() <= INLINE_EXTENTS_MAX).then_some(extents))
     }
 
-    /// The content digest of such a file.
-    pub(crate) fn small_content(&self, size: u64, extents: &[(u64, ExtentRow)]) -> Result<Digest> {
+    /// The content digest of such a file. `first` is the row of its first chunk.
+    pub(crate) fn small_content(
+        &self,
+        size: u64,
+        extents: &[(u64, ExtentRow)],
+        first: Option<ChunkRow>,
+    ) -> Result<Digest> {
+        let known = extents.first().map(|(_, e)| e.chunk).zip(first);
+        let get = |id: &ChunkId| match known {
+            Some((first, row)) if first == *id => self.store.get_near(id, row),
+            _ => self.store.get(id),
+        };
         let mut bytes = Vec::new();
-        read_extents(self.store, extents, 0..size, &mut bytes)?;
+        read_extents_by(&get, extents, 0..size, &mut bytes)?;
         let root = hash::subtree_digest(&bytes);
         Ok(hash::file_content(ByteLen::from_raw(size), root))
     }

@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 
 use super::nodes;
 use crate::base::limits::{SEGMENT_LEN, TRIE_DEPTH_MAX};
-use crate::base::{ChunkId, Error, Result};
-use crate::chunk::ChunkStore;
+use crate::base::{ChunkId, Error, Result, Verified};
+use crate::chunk::{ChunkBytes, ChunkStore};
 use crate::engine::extents::clip;
 use crate::engine::names::slot_of_hash;
 use crate::engine::ops::part;
@@ -391,6 +391,16 @@ pub(crate) fn read_extents(
     range: Range<u64>,
     sink: &mut Vec<u8>,
 ) -> Result<()> {
+    read_extents_by(&|id| store.get(id), extents, range, sink)
+}
+
+/// The same, with chunks from `get`.
+pub(crate) fn read_extents_by(
+    get: &dyn Fn(&ChunkId) -> Result<Verified<ChunkBytes>>,
+    extents: &[(u64, ExtentRow)],
+    range: Range<u64>,
+    sink: &mut Vec<u8>,
+) -> Result<()> {
     let base = sink.len();
     let place = |off: u64| {
         usize::try_from(off - range.start)
@@ -399,7 +409,7 @@ pub(crate) fn read_extents(
     };
     sink.resize(place(range.end)?, 0);
     for (off, extent) in extents {
-        let bytes = store.get(&extent.chunk)?;
+        let bytes = get(&extent.chunk)?;
         let (from, to) = part(&bytes, extent.chunk_off, u64::from(extent.len))?;
         let at = place(*off)?;
         let out = sink

@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 
 use super::entry::{SmallFile, Source};
-use crate::base::{Error, Ino, PackId, PackOff, Result, Slot};
+use crate::base::{Error, Ino, Result, Slot};
 use crate::engine::names::DISCRIMINATORS;
 use crate::format::keys;
 use crate::format::rows::{ChunkRow, DirentRow, ExtentRow, InodeRow, Kind, Table};
@@ -29,99 +29,116 @@ pub(crate) struct Draft {
 /// The entries of a slot.
 pub(crate) type Slotful = (u64, Vec<Draft>);
 
-/// Where the first chunk of a file is.
-type At = Option<(PackId, PackOff)>;
-
-/// A small file: the slot it is of, its number among the slot's entries, and what to hash.
+/// A small file on its way to its digest.
 struct Job {
-    place: At,
-    slot: usize,
+    /// The entry's number among those of the window.
     entry: usize,
     size: u64,
     extents: Vec<(u64, ExtentRow)>,
+    /// Of its first chunk. Cleaning may move that meanwhile.
+    row: Option<ChunkRow>,
 }
 
 /// All entries of the names whose hashes fall into `slots`, ascending.
+///
+/// Each table is asked in the order of its keys: rows that share a block are read together.
 pub(crate) fn drafts(source: &Source<'_>, dir: Ino, slots: &[u64]) -> Result<Vec<Slotful>> {
-    let mut drafts: Vec<Slotful> = slots
+    let dirents: Vec<Vec<DirentRow>> = slots
         .par_iter()
-        .map(|slot| Ok((*slot, entries(source, dir, *slot)?)))
+        .map(|slot| entries(source, dir, *slot))
         .collect::<Result<_>>()?;
-    let mut jobs: Vec<Job> = drafts
-        .par_iter()
-        .enumerate()
-        .map(|(slot, (_, drafts))| jobs(source, slot, drafts))
-        .collect::<Result<Vec<_>>>()?
-        .into_iter()
-        .flatten()
-        .collect();
-    jobs.sort_by_key(|job| job.place);
-    let done: Vec<(usize, usize, SmallFile)> = jobs
-        .par_chunks_mut(RUN)
-        .flat_map_iter(|run| run.iter_mut().map(|job| hash(source, job)))
+    let counts: Vec<usize> = dirents.iter().map(Vec::len).collect();
+    let dirents: Vec<DirentRow> = dirents.into_iter().flatten().collect();
+    let mut order: Vec<usize> = (0..dirents.len()).collect();
+    order.sort_unstable_by_key(|at| dirents.get(*at).map(|dirent| dirent.ino));
+    let found: Vec<(usize, InodeRow, Option<Job>)> = order
+        .par_chunks(RUN)
+        .flat_map_iter(|run| run.iter().map(|at| look_up(source, &dirents, *at)))
         .collect::<Result<_>>()?;
-    for (slot, entry, small) in done {
-        if let Some((_, drafts)) = drafts.get_mut(slot)
-            && let Some(draft) = drafts.get_mut(entry)
-        {
-            draft.small = Some(small);
+    let mut rows: Vec<Option<(InodeRow, Option<SmallFile>)>> = Vec::new();
+    rows.resize_with(dirents.len(), || None);
+    let mut jobs = Vec::new();
+    for (entry, row, job) in found {
+        jobs.extend(job);
+        if let Some(place) = rows.get_mut(entry) {
+            *place = Some((row, None));
         }
     }
-    Ok(drafts)
+    for (entry, small) in digests(source, jobs)? {
+        if let Some(Some((_, place))) = rows.get_mut(entry) {
+            *place = Some(small);
+        }
+    }
+    let mut drafts = dirents.into_iter().zip(rows).map(|(dirent, row)| {
+        let (row, small) = row.ok_or(Error::Internal("an entry was not looked up"))?;
+        Ok(Draft { dirent, row, small })
+    });
+    let slots = slots.iter().zip(counts);
+    slots
+        .map(|(slot, count)| Ok((*slot, drafts.by_ref().take(count).collect::<Result<_>>()?)))
+        .collect()
 }
 
 /// All entries whose names share the hash of `slot`.
-fn entries(source: &Source<'_>, dir: Ino, slot: u64) -> Result<Vec<Draft>> {
+fn entries(source: &Source<'_>, dir: Ino, slot: u64) -> Result<Vec<DirentRow>> {
     let from = keys::dirent(dir, Slot::from_raw(slot));
     let to = keys::dirent(dir, Slot::from_raw(slot + DISCRIMINATORS));
     let most = usize::try_from(DISCRIMINATORS).unwrap_or(256);
     let rows = source.view.scan(Table::Dirent, &from, &to, most)?;
-    let draft = |(_, value): &(Vec<u8>, Vec<u8>)| {
-        let dirent = DirentRow::decode(value)?;
-        let row = source
-            .inode(dirent.ino)?
-            .ok_or(Error::Internal("an entry without its inode"))?;
-        Ok(Draft {
-            dirent,
-            row,
-            small: None,
-        })
+    rows.iter()
+        .map(|(_, value)| DirentRow::decode(value))
+        .collect()
+}
+
+fn look_up(
+    source: &Source<'_>,
+    dirents: &[DirentRow],
+    entry: usize,
+) -> Result<(usize, InodeRow, Option<Job>)> {
+    let lost = Error::Internal("an entry without its inode");
+    let Some(ino) = dirents.get(entry).map(|dirent| dirent.ino) else {
+        return Err(lost);
     };
-    rows.iter().map(draft).collect()
+    let row = source.inode(ino)?.ok_or(lost)?;
+    let size = row.attrs.size;
+    let extents = match row.attrs.kind {
+        Kind::File => source.small_extents(ino, size)?,
+        _ => None,
+    };
+    let job = extents.map(|extents| Job {
+        entry,
+        size,
+        extents,
+        row: None,
+    });
+    Ok((entry, row, job))
 }
 
-fn jobs(source: &Source<'_>, slot: usize, drafts: &[Draft]) -> Result<Vec<Job>> {
-    let mut jobs = Vec::new();
-    for (entry, Draft { dirent, row, .. }) in drafts.iter().enumerate() {
-        if row.attrs.kind != Kind::File {
-            continue;
-        }
-        let size = row.attrs.size;
-        if let Some(extents) = source.small_extents(dirent.ino, size)? {
-            jobs.push(Job {
-                place: place(source, &extents)?,
-                slot,
-                entry,
-                size,
-                extents,
-            });
-        }
-    }
-    Ok(jobs)
+/// The digests of small files, which are read in the order of their places.
+fn digests(source: &Source<'_>, mut jobs: Vec<Job>) -> Result<Vec<(usize, SmallFile)>> {
+    jobs.sort_by_key(|job| job.extents.first().map(|(_, first)| first.chunk));
+    jobs.par_chunks_mut(RUN).try_for_each(|run| {
+        run.iter_mut().try_for_each(|job| {
+            job.row = first_row(source, &job.extents)?;
+            Ok::<(), Error>(())
+        })
+    })?;
+    jobs.sort_by_key(|job| job.row.map(|row| (row.pack, row.frame)));
+    jobs.par_chunks_mut(RUN)
+        .flat_map_iter(|run| run.iter_mut().map(|job| digest(source, job)))
+        .collect()
 }
 
-/// Only a hint: cleaning may move it meanwhile.
-fn place(source: &Source<'_>, extents: &[(u64, ExtentRow)]) -> Result<At> {
+fn first_row(source: &Source<'_>, extents: &[(u64, ExtentRow)]) -> Result<Option<ChunkRow>> {
     let Some((_, first)) = extents.first() else {
         return Ok(None);
     };
     let row = source.view.get(Table::Chunk, &keys::chunk(&first.chunk))?;
-    let row = row.map(|row| ChunkRow::decode(&row)).transpose()?;
-    Ok(row.map(|row| (row.pack, row.frame)))
+    row.map(|row| ChunkRow::decode(&row)).transpose()
 }
 
-fn hash(source: &Source<'_>, job: &mut Job) -> Result<(usize, usize, SmallFile)> {
+fn digest(source: &Source<'_>, job: &mut Job) -> Result<(usize, SmallFile)> {
     let extents = std::mem::take(&mut job.extents);
-    let content = source.small_content(job.size, &extents)?;
-    Ok((job.slot, job.entry, SmallFile { content, extents }))
+    let content = source.small_content(job.size, &extents, job.row)?;
+    Ok((job.entry, SmallFile { content, extents }))
 }
