@@ -1,5 +1,7 @@
 //! Reaching a store, wherever it is: in the process that has it mounted, or by opening it here.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,12 +95,14 @@ pub(super) fn retry<T>(store: &Path, work: impl Fn() -> Result<T, Error>) -> Out
         match work() {
             Ok(done) => return Ok(done),
             Err(Error::Locked { path, holder }) => {
-                if let Some(failure) = wait_for_release(store)? {
-                    return Err(failure);
-                }
                 tries += 1;
-                if tries > RETRIES_MAX {
-                    return Err(super::exit::locked(path, &holder));
+                match wait_for_release(store)? {
+                    Held::Mounted(failure) => return Err(failure),
+                    Held::Leaving(failure) if tries > RETRIES_MAX => return Err(failure),
+                    Held::Unknown if tries > RETRIES_MAX => {
+                        return Err(super::exit::locked(path, &holder));
+                    }
+                    Held::Leaving(_) | Held::Unknown => {}
                 }
                 std::thread::sleep(RETRY_WAIT);
             }
@@ -107,17 +111,28 @@ pub(super) fn retry<T>(store: &Path, work: impl Fn() -> Result<T, Error>) -> Out
     }
 }
 
-/// Waits for the end of a mount that is being closed. `Some` if the store is mounted and stays so.
-fn wait_for_release(store: &Path) -> Outcome<Option<Failure>> {
+/// Who holds a store that is locked.
+enum Held {
+    /// A mount that stays.
+    Mounted(Failure),
+    /// A process that says that it serves a mount which is not in the mount table: umount(8) has returned and the process
+    /// has not heard of it yet, or it was detached, or mounted in another mount namespace.
+    Leaving(Failure),
+    /// Nobody who answers, or not any more.
+    Unknown,
+}
+
+/// Waits for the end of a mount that is being closed.
+fn wait_for_release(store: &Path) -> Outcome<Held> {
     let Some(client) = Client::connect(store)? else {
-        return Ok(None);
+        return Ok(Held::Unknown);
     };
     let Ok(status) = client.status() else {
         // It went away while it was asked.
-        return Ok(None);
+        return Ok(Held::Unknown);
     };
     if status.mounted {
-        return Ok(Some(Failure::new(
+        let failure = Failure::new(
             Exit::Locked,
             format!(
                 "store {} is mounted on {} by pid {}",
@@ -125,11 +140,19 @@ fn wait_for_release(store: &Path) -> Outcome<Option<Failure>> {
                 status.mount_point.shown(),
                 status.pid
             ),
-        )));
+        );
+        let point = PathBuf::from(OsString::from_vec(status.mount_point.bytes()));
+        let listed = mounts::table()?.iter().any(|mount| mount.point == point);
+        // Bug: on a busy machine the mount was gone for a while before its process heard of it, and the next mount
+        // was refused.
+        return Ok(match listed {
+            true => Held::Mounted(failure),
+            false => Held::Leaving(failure),
+        });
     }
     if client.start_waiting().is_ok() {
         // How its end went was for its own users; what counts here is that it is over.
         let _ = client.end();
     }
-    Ok(None)
+    Ok(Held::Unknown)
 }
