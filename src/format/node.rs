@@ -172,7 +172,11 @@ impl Node {
             }
         }
         let bytes = w.finish();
-        debug_assert!(Self::decode(&bytes).as_ref().is_ok_and(|node| node == self));
+        debug_assert!(
+            Self::decode(&bytes).as_ref().is_ok_and(|node| node == self),
+            "nobody will read it: {:?}",
+            Self::decode(&bytes).err()
+        );
         bytes
     }
 
