@@ -89,7 +89,7 @@ def main():
         data = [path for path in packs(store) if path.endswith(".dat")]
         spoil(dice.choice(data), dice.randrange(MIB, 12 * MIB) // SECTOR * SECTOR, SECTOR)
         found = json.loads(run("check", "--json", store, codes=range(0, 40)).stdout.splitlines()[-1])
-        paths = {path["text"] for problem in found["problems"] for path in problem["paths"]}
+        paths = {path for problem in found["problems"] for path in problem["paths"]}
         run("mount", store, mount)
         slowest = 0.0
         for path in sorted(paths):

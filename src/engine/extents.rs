@@ -333,11 +333,11 @@ mod tests {
             first: rows(),
             second: rows(),
         };
-        for end in [40, 80, 100, 120] {
+        for end in [40, 80, 100, 120, 170] {
             let found = clipped(&source, INO, 0..end).unwrap();
             assert!(found.iter().all(|(_, extent)| extent.len > 0), "{found:?}");
             let sum: u64 = found.iter().map(|(_, extent)| u64::from(extent.len)).sum();
-            assert_eq!(sum, end.min(100));
+            assert_eq!(sum, end.min(150));
         }
     }
 }
