@@ -1,7 +1,8 @@
 //! Brings damaged and lost packs back from parity, byte for byte.
 //!
 //! 1. Each suspected pack is read from front to back and compared with the table of checksums: what does not match,
-//!    cannot be read or is not there is erased. A pack whose digest matches is intact whatever the table says.
+//!    cannot be read or is not there is erased. A pack whose digest matches is intact whatever the table says. If most
+//!    blocks are affected, the other packs of the group are read as well.
 //! 2. Every block with an erased symbol is read, the other packs' symbols with it, checked and decoded. What comes out
 //!    is written to a new file beside the pack; the intact symbols are copied to it.
 //! 3. The new file is read back and its digest compared. Only then it is renamed to `….repaired`, the damaged pack is
@@ -198,7 +199,7 @@ impl ParityStore {
         let (mut seen, mut repaired, mut lost) = (BTreeSet::new(), Vec::new(), Vec::new());
         while !suspects.is_empty() {
             let group = self.open_group(Arc::clone(&header));
-            let pass = self.repair_pass(&group, &suspects, config)?;
+            let pass = self.repair_pass(&group, &suspects, &may, config)?;
             seen.extend(std::mem::take(&mut suspects));
             repaired.extend(pass.repaired);
             lost.extend(pass.lost);
@@ -218,34 +219,46 @@ impl ParityStore {
         &self,
         group: &Group,
         suspects: &BTreeSet<usize>,
+        may_rewrite: &dyn Fn(&usize) -> bool,
         config: &ParityConfig,
     ) -> Result<Pass> {
         let mut pass = Pass::default();
         let mut rebuilds = Vec::new();
-        let done = self.rebuild(group, suspects, config, &mut rebuilds, &mut pass);
-        for rebuild in rebuilds {
-            let Some(member) = group.header.members().get(rebuild.member) else {
-                continue;
-            };
-            let installed = match &done {
-                Ok(()) if !rebuild.hopeless => Some(self.install(group, member, &rebuild)),
-                _ => None,
-            };
-            if !matches!(installed, Some(Ok(_))) {
+        let done = self.rebuild(
+            group,
+            suspects,
+            may_rewrite,
+            config,
+            &mut rebuilds,
+            &mut pass,
+        );
+        let install = |rebuild: &Rebuild| {
+            let member = group.header.members().get(rebuild.member)?;
+            let may = done.is_ok() && !rebuild.hopeless;
+            let installed = may.then(|| self.install(group, member, rebuild));
+            if matches!(installed, Some(Ok(_))) {
+                self.note_rewritten(pack_name(member.pack, member.kind));
+            } else {
                 // If this fails, `finish_repairs` removes it; the first error is the one that counts.
                 let temp = pack_name(member.pack, member.kind) + TEMP;
                 let _ = remove_if_there(self.packs.as_ref(), &temp);
             }
-            if let Some(installed) = installed {
-                if installed.is_ok() {
-                    self.note_rewritten(pack_name(member.pack, member.kind));
-                }
-                pass.repaired.push(RepairedPack {
-                    pack: member.pack,
-                    symbols: rebuild.survey.bad_count(),
-                    quarantined: installed?,
-                });
-            }
+            installed.map(|installed| (member, installed))
+        };
+        let installed: Vec<_> = if config.threads > 1 {
+            rebuilds.par_iter().map(install).collect()
+        } else {
+            rebuilds.iter().map(install).collect()
+        };
+        for (rebuild, installed) in rebuilds.iter().zip(installed) {
+            let Some((member, installed)) = installed else {
+                continue;
+            };
+            pass.repaired.push(RepairedPack {
+                pack: member.pack,
+                symbols: rebuild.survey.bad_count(),
+                quarantined: installed?,
+            });
         }
         done.map(|()| pass)
     }
@@ -255,34 +268,19 @@ impl ParityStore {
         &self,
         group: &Group,
         suspects: &BTreeSet<usize>,
+        may_rewrite: &dyn Fn(&usize) -> bool,
         config: &ParityConfig,
         rebuilds: &mut Vec<Rebuild>,
         pass: &mut Pass,
     ) -> Result<()> {
         let blocks = usize::try_from(group.header.shape().block_count).unwrap_or(usize::MAX);
         let mut affected = vec![false; blocks];
-        for &member in suspects {
-            let survey = self.survey_member(group, member)?;
-            let Some(facts) = group.header.members().get(member) else {
-                continue;
-            };
-            if survey.clean {
-                pass.clean.insert(facts.pack);
-                continue;
-            }
-            for (idx, _) in survey.bad.iter().enumerate().filter(|(_, bad)| **bad) {
-                if let Some(block) = affected.get_mut(idx % blocks.max(1)) {
-                    *block = true;
-                }
-            }
-            let temp = pack_name(facts.pack, facts.kind) + TEMP;
-            remove_if_there(self.packs.as_ref(), &temp)?;
-            rebuilds.push(Rebuild {
-                member,
-                survey,
-                file: self.packs.create_new(&temp)?,
-                hopeless: false,
-            });
+        self.survey_all(group, suspects, config, &mut affected, rebuilds, pass)?;
+        // If most blocks are read anyway, what else is damaged is better known before, or all is decoded twice.
+        if affected.iter().filter(|hit| **hit).count() * 2 > blocks {
+            let all = (0..group.header.members().len()).filter(|member| !suspects.contains(member));
+            let others: BTreeSet<usize> = all.filter(may_rewrite).collect();
+            self.survey_all(group, &others, config, &mut affected, rebuilds, pass)?;
         }
         let width = group.width(config);
         let mut first = 0;
@@ -306,6 +304,48 @@ impl ParityStore {
                 }
             }
             first = from + usize::try_from(count).unwrap_or(usize::MAX);
+        }
+        Ok(())
+    }
+
+    /// Reads packs from front to back; begins a rebuilt one for each that is damaged, and marks the blocks that it needs.
+    fn survey_all(
+        &self,
+        group: &Group,
+        members: &BTreeSet<usize>,
+        config: &ParityConfig,
+        affected: &mut [bool],
+        rebuilds: &mut Vec<Rebuild>,
+        pass: &mut Pass,
+    ) -> Result<()> {
+        let count = affected.len().max(1);
+        let survey = |&member: &usize| Ok((member, self.survey_member(group, member)?));
+        let surveys: Result<Vec<(usize, Survey)>> = if config.threads > 1 {
+            members.par_iter().map(survey).collect()
+        } else {
+            members.iter().map(survey).collect()
+        };
+        for (member, survey) in surveys? {
+            let Some(facts) = group.header.members().get(member) else {
+                continue;
+            };
+            if survey.clean {
+                pass.clean.insert(facts.pack);
+                continue;
+            }
+            for (idx, _) in survey.bad.iter().enumerate().filter(|(_, bad)| **bad) {
+                if let Some(block) = affected.get_mut(idx % count) {
+                    *block = true;
+                }
+            }
+            let temp = pack_name(facts.pack, facts.kind) + TEMP;
+            remove_if_there(self.packs.as_ref(), &temp)?;
+            rebuilds.push(Rebuild {
+                member,
+                survey,
+                file: self.packs.create_new(&temp)?,
+                hopeless: false,
+            });
         }
         Ok(())
     }
@@ -576,13 +616,21 @@ fn copy_good(group: &Group, rebuild: &Rebuild) -> Result<()> {
         if flags.iter().any(|bad| !bad) {
             group.read_run(SymbolAt { member, idx }, run);
         }
-        for (symbol, bad) in run.chunks(group.symbol_len()).zip(flags) {
-            let at = SymbolAt { member, idx };
-            if !bad {
-                let real = symbol.get(..group.real_len(at)).unwrap_or_default();
-                rebuild.file.write_at(group.offset(idx), real)?;
+        // One write for each run of right symbols.
+        let mut from = 0;
+        for same in flags.chunk_by(|a, b| a == b) {
+            let next = idx.saturating_add(same.len() as u64);
+            if same.first() == Some(&false) {
+                let last = SymbolAt {
+                    member,
+                    idx: next.saturating_sub(1),
+                };
+                let len = (same.len() - 1) * group.symbol_len() + group.real_len(last);
+                let right = run.get(from..from + len).unwrap_or_default();
+                rebuild.file.write_at(group.offset(idx), right)?;
             }
-            idx += 1;
+            from += same.len() * group.symbol_len();
+            idx = next;
         }
     }
     Ok(())

@@ -231,7 +231,10 @@ fn of(answer: Answer) -> Outcome<ScrubFacts> {
 /// What can be told of a store that cannot be opened, because of `failure`.
 fn closed(ui: &Ui, store: &Path, failure: &Failure, repair: bool) -> Outcome<ScrubFacts> {
     ui.note(&failure.message);
-    let config = Config::default();
+    let config = Config {
+        foreground: true,
+        ..Config::default()
+    };
     let mut facts: ScrubFacts =
         retry(store, || Engine::scrub_closed(store, &config, repair))?.into();
     if facts.damaged.is_empty() {

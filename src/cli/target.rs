@@ -70,6 +70,7 @@ pub(super) fn show_progress(ui: &Ui, event: Event) -> Outcome<()> {
 fn here(store: &Path, need: Need, request: &Request, emit: Emit<'_>) -> Outcome<Answer> {
     let config = Config {
         read_only: need == Need::Read,
+        foreground: true,
         ..Config::default()
     };
     let engine = open(store, &config)?;

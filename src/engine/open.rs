@@ -107,6 +107,8 @@ pub struct Config {
     /// Make parity and repair damaged packs by itself: in the background and at close. Without it only
     /// [`Engine::protect`] does, and opening a store.
     pub protect: bool,
+    /// Opened for one command that somebody waits for: parity and repair take all threads, not half of them.
+    pub foreground: bool,
     /// Packs that make a group of parity, `2..=32`. With fewer than the default the loss of a whole pack needs a higher
     /// percentage of parity.
     pub parity_group_packs: usize,
@@ -125,6 +127,7 @@ impl Default for Config {
             size_limit: None,
             auto_clean: false,
             protect: true,
+            foreground: false,
             parity_group_packs: PARITY_GROUP_PACKS,
         }
     }

@@ -3,8 +3,9 @@
 //! 1. A group of which a member is gone, by cleaning: its other members get parity of their own, then the file goes.
 //! 2. A parity file of one pack that is gone, or that a whole group covers as well (a crash came between), goes.
 //! 3. A finished pack that nothing covers gets parity of its own.
-//! 4. Sixteen packs (or as many as the configuration says) of about one length that have parity of their own become a group. Others stay as they are: the
-//!    overhead of a group counts as if all its packs were as long as its longest.
+//! 4. Sixteen packs (or as many as the configuration says) of about one length become a group. Others stay as they are: the
+//!    overhead of a group counts as if all its packs were as long as its longest. Packs that nothing covers are of a group at once if
+//!    there are enough of them, as after much was written: they are read and encoded once then, not twice.
 //!
 //! The first two come first: what they remove may be counted as cover otherwise.
 
@@ -25,7 +26,7 @@ pub(super) enum Work {
     Drop(ParityId),
     /// A pack is to get parity of its own.
     Cover(PackToCover),
-    /// Packs that have parity of their own are to become a group.
+    /// Packs are to become a group.
     Group(Vec<PackToCover>),
 }
 
@@ -43,6 +44,8 @@ pub(super) struct Facts<'a> {
     pub(super) wanted: bool,
     /// Packs of a group.
     pub(super) group_packs: usize,
+    /// Whether packs that nothing covers may go into a group at once; tells the bytes of each.
+    pub(super) direct: Option<&'a dyn Fn(PackId) -> u64>,
 }
 
 /// The pack of a member, as it is to be covered anew.
@@ -97,12 +100,19 @@ impl Facts<'_> {
             }
         }
         if self.wanted {
-            let bare = self.bare.iter();
-            let bare = bare.filter(|pack| !self.refused.contains(&pack.pack));
-            plan.extend(bare.cloned().map(Work::Cover));
-            plan.extend(self.groups().into_iter().map(Work::Group));
+            let groups = self.groups();
+            let mut bare: Vec<PackToCover> = self.bare().cloned().collect();
+            bare.retain(|pack| !groups.iter().flatten().any(|other| other.pack == pack.pack));
+            plan.extend(bare.into_iter().map(Work::Cover));
+            plan.extend(groups.into_iter().map(Work::Group));
         }
         plan
+    }
+
+    /// Packs that nothing covers and that are not damaged.
+    fn bare(&self) -> impl Iterator<Item = &PackToCover> {
+        let bare = self.bare.iter();
+        bare.filter(|pack| !self.refused.contains(&pack.pack))
     }
 
     /// Groups that can be made.
@@ -113,22 +123,26 @@ impl Facts<'_> {
             .collect();
         let mut seen = BTreeSet::new();
         let singles = self.of_kind(ParityKind::Single);
-        let mut alone: Vec<&Member> = singles
+        let mut alone: Vec<(u64, PackToCover)> = singles
             .flat_map(|file| file.members().iter())
             .filter(|m| (self.holds)(m.pack) && !self.refused.contains(&m.pack))
             .filter(|m| !grouped.contains(&m.pack) && seen.insert(m.pack))
+            .map(|m| (m.len.raw(), pack_of(m)))
             .collect();
-        alone.sort_by_key(|m| (std::cmp::Reverse(m.len), m.pack));
+        if let Some(len_of) = self.direct {
+            alone.extend(self.bare().map(|pack| (len_of(pack.pack), pack.clone())));
+        }
+        alone.sort_by_key(|(len, pack)| (std::cmp::Reverse(*len), pack.pack));
         let mut groups = Vec::new();
         let mut rest = alone.as_slice();
         let count = self.group_packs.clamp(2, PARITY_MEMBERS_MAX);
         while let Some(some) = rest.get(..count) {
-            let longest = some.first().map_or(0, |m| m.len.raw());
-            let shortest = some.last().map_or(0, |m| m.len.raw());
+            let longest = some.first().map_or(0, |(len, _)| *len);
+            let shortest = some.last().map_or(0, |(len, _)| *len);
             let alike = u128::from(shortest) * 100
                 >= u128::from(longest) * u128::from(PARITY_GROUP_LEN_PERCENT_MIN);
             if alike {
-                groups.push(some.iter().map(|m| pack_of(m)).collect());
+                groups.push(some.iter().map(|(_, pack)| pack.clone()).collect());
             }
             let skip = if alike { count } else { 1 };
             rest = rest.get(skip..).unwrap_or_default();
@@ -178,6 +192,7 @@ mod tests {
             refused: &BTreeSet::new(),
             wanted: true,
             group_packs: 16,
+            direct: None,
         };
         facts.plan()
     }
@@ -201,6 +216,35 @@ mod tests {
         // With one of them shorter than three quarters there are too few.
         files[4] = single(5, 5, 70 * 4096);
         assert_eq!(plan(files, &[], &[]), []);
+    }
+
+    #[test]
+    fn bare_packs_become_a_group_at_once_where_that_is_wanted() {
+        let files: Vec<_> = (1..=6).map(|n| single(n, n, 100 * 4096)).collect();
+        let bare: Vec<PackToCover> = (7..=17).map(|n| pack_of(&member(n, 1))).collect();
+        // The last one is too short for the group.
+        let len_of = |pack: PackId| if pack.raw() == 17 { 4096 } else { 90 * 4096 };
+        let none = BTreeSet::new();
+        let facts = |direct| Facts {
+            files: files.clone(),
+            bare: bare.clone(),
+            holds: &|_| true,
+            refused: &none,
+            wanted: true,
+            group_packs: 16,
+            direct,
+        };
+        let made = facts(Some(&len_of)).plan();
+        let [Work::Cover(short), Work::Group(packs)] = made.as_slice() else {
+            panic!("{made:?}");
+        };
+        assert_eq!(short.pack.raw(), 17);
+        let mut grouped: Vec<u64> = packs.iter().map(|pack| pack.pack.raw()).collect();
+        grouped.sort_unstable();
+        assert_eq!(grouped, (1..=16).collect::<Vec<_>>());
+        let one_by_one = facts(None).plan();
+        assert_eq!(one_by_one.len(), 11);
+        assert!(one_by_one.iter().all(|work| matches!(work, Work::Cover(_))));
     }
 
     #[test]
@@ -235,6 +279,7 @@ mod tests {
             refused: &refused,
             wanted: true,
             group_packs: 16,
+            direct: None,
         };
         assert_eq!(facts.plan(), [Work::Cover(pack_of(&member(3, 1)))]);
     }

@@ -22,7 +22,7 @@ use crate::base::limits::{
     IDLE_SEAL_LEN_MIN, IDLE_SEAL_MS, OPEN_PACK_AGE_MS_MAX, PARITY_FAILURES_MAX, PARITY_INTERVAL_MS,
     PARITY_MEMORY_SHARE, PARITY_PERCENT_DEFAULT, PARITY_ROOM_MIN,
 };
-use crate::base::{Error, Lsn, PackId, ParityId, Result, Timestamp};
+use crate::base::{ByteLen, Error, Lsn, PackId, ParityId, Result, Timestamp};
 use crate::chunk::{Durable, PackToCover, ParityConfig, damaged_pack};
 use crate::format::parity::{Member, ParityKind};
 
@@ -125,6 +125,7 @@ impl Engine {
             report: ProtectReport::default(),
             failed: BTreeSet::new(),
             tried: BTreeSet::new(),
+            direct: extent == Extent::All,
             first: None,
         };
         let done = pass.run(extent);
@@ -135,13 +136,15 @@ impl Engine {
         done.map(|()| pass.report)
     }
 
-    /// What is to be done for parity now.
-    pub(super) fn parity_plan(&self, skip: &BTreeSet<PackId>) -> Result<Vec<Work>> {
+    /// What is to be done for parity now; `direct`: whether packs that nothing covers may go into a group at once.
+    pub(super) fn parity_plan(&self, skip: &BTreeSet<PackId>, direct: bool) -> Result<Vec<Work>> {
         if self.parity_trouble.is_some() {
             return Ok(Vec::new());
         }
         let mut refused = self.protection.state.lock().refused.clone();
         refused.extend(skip);
+        // A pack that has gone meanwhile, or has no file: nothing is as short.
+        let len_of = |pack| self.store.pack_len(pack).map_or(0, ByteLen::raw);
         let facts = Facts {
             files: self.parity.all(),
             bare: self.store.bare_packs(&self.parity)?,
@@ -149,6 +152,7 @@ impl Engine {
             refused: &refused,
             wanted: self.parity_percent() > 0,
             group_packs: self.config.parity_group_packs,
+            direct: direct.then_some(&len_of),
         };
         Ok(facts.plan())
     }
@@ -193,7 +197,7 @@ impl Engine {
     /// Those of the index.
     pub fn parity_stats(&self) -> Result<ParityStats> {
         let heal = self.store.heal_stats();
-        let plan = self.parity_plan(&BTreeSet::new())?;
+        let plan = self.parity_plan(&BTreeSet::new(), true)?;
         let mut stats = ParityStats {
             percent: u64::from(self.parity_percent()),
             files: self.parity.all().len() as u64,
@@ -341,9 +345,10 @@ pub(super) fn parity_config(config: &super::Config, percent: u8) -> ParityConfig
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
+    let share = if config.foreground { 1 } else { 2 };
     ParityConfig {
         percent,
-        threads: (cores / 2).max(1),
+        threads: (cores / share).max(1),
         memory_len: usize::try_from(config.memory / PARITY_MEMORY_SHARE).unwrap_or(usize::MAX),
     }
 }
@@ -356,6 +361,8 @@ struct Pass<'a> {
     failed: BTreeSet<PackId>,
     /// Packs whose repair this pass has tried.
     tried: BTreeSet<PackId>,
+    /// Whether packs that nothing covers may go into a group at once.
+    direct: bool,
     first: Option<Error>,
 }
 
@@ -365,7 +372,7 @@ impl Pass<'_> {
             if extent == Extent::All {
                 self.repair_wounded()?;
             }
-            let plan = self.engine.parity_plan(&self.failed)?;
+            let plan = self.engine.parity_plan(&self.failed, self.direct)?;
             let wanted = |work: &Work| extent == Extent::All || matches!(work, Work::Cover(_));
             let plan: Vec<Work> = plan.into_iter().filter(wanted).collect();
             if plan.is_empty() {
@@ -408,7 +415,10 @@ impl Pass<'_> {
             }
             Work::Drop(file) => {
                 // What makes it superfluous may have gone since: cleaning counts on what there is.
-                if engine.parity_plan(&self.failed)?.contains(work) {
+                if engine
+                    .parity_plan(&self.failed, self.direct)?
+                    .contains(work)
+                {
                     engine.parity.remove(*file)?;
                     self.report.removed += 1;
                 }
@@ -421,7 +431,9 @@ impl Pass<'_> {
                 }
             }
             Work::Group(packs) => {
-                if !holds(packs) {
+                // Who had the turn before may have made it.
+                let plan = engine.parity_plan(&self.failed, self.direct)?;
+                if !holds(packs) || !plan.contains(work) {
                     return Ok(());
                 }
                 let made = engine.encode_in_turn(ParityKind::Group, packs, PARITY_ROOM_MIN)?;
@@ -452,6 +464,8 @@ impl Pass<'_> {
             return Ok(());
         }
         match &error {
+            // No room for a group: there may be for some of its packs, one by one.
+            Error::NoSpace if self.direct && matches!(work, Work::Group(_)) => self.direct = false,
             // Nothing in it: the file of a pack whose creation a crash has cut off.
             Error::Invalid(_) if !packs.is_empty() => {
                 packs.iter().for_each(|pack| self.refuse(*pack, &error));

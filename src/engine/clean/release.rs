@@ -158,7 +158,7 @@ impl Engine {
         self.parity.note_gone(packs.iter().copied().filter(is_gone));
         released.freed_bytes += removed?;
         released.removed += packs.len() as u64;
-        for work in self.parity_plan(&BTreeSet::new())? {
+        for work in self.parity_plan(&BTreeSet::new(), false)? {
             match work {
                 Work::Dissolve(file, left) if left.is_empty() => self.parity.remove(file)?,
                 Work::Drop(file) => self.parity.remove(file)?,
