@@ -502,7 +502,10 @@ fn a_repair_that_is_interrupted_anywhere_is_ended_later() {
     loop {
         let (mut world, id) = World::single();
         let pack = world.packs[0].clone();
-        world.burst(&pack.name(), 5000, 50_000);
+        // In pieces: what lies between them is copied in as many writes.
+        for n in 0..8 {
+            world.burst(&pack.name(), 5000 + n * 20_000, 4000);
+        }
         world.disk.die_after(Some(changes));
         let done = world.parity.reconstruct(id, &[pack.id], &config());
         world.reopen();
@@ -519,7 +522,7 @@ fn a_repair_that_is_interrupted_anywhere_is_ended_later() {
         }
         changes += 1;
     }
-    assert!(changes > 200 && placed > 0, "{changes} {placed}");
+    assert!(changes > 30 && placed > 0, "{changes} {placed}");
 }
 
 #[test]
