@@ -353,7 +353,10 @@ def trial_of(store, kind, number, seed):
         name = trial.unreadable[0][0]
         moved = str(os.stat(trial.path(name)).st_ino) not in trial.env["BAD_SECTORS"].split(":")
         whole = moved
-    return whole, 1 - left / hurt if hurt else float(whole), complaint
+    if trial.unreadable or not hurt:
+        # Below an error of reading the bytes are right: what counts is whether they can be read.
+        return whole, float(whole), complaint
+    return whole, 1 - left / hurt, complaint
 
 
 def sources():

@@ -199,7 +199,11 @@ impl ParityStore {
         let (mut seen, mut repaired, mut lost) = (BTreeSet::new(), Vec::new(), Vec::new());
         while !suspects.is_empty() {
             let group = self.open_group(Arc::clone(&header));
-            let pass = self.repair_pass(&group, &suspects, &may, config)?;
+            let pass = match self.repair_pass(&group, &suspects, &may, config) {
+                // Room for those that were asked for is more than none.
+                Err(Error::NoSpace) => self.repair_pass(&group, &suspects, &|_| false, config)?,
+                done => done?,
+            };
             seen.extend(std::mem::take(&mut suspects));
             repaired.extend(pass.repaired);
             lost.extend(pass.lost);
@@ -245,11 +249,10 @@ impl ParityStore {
             }
             installed.map(|installed| (member, installed))
         };
-        let installed: Vec<_> = if config.threads > 1 {
-            rebuilds.par_iter().map(install).collect()
-        } else {
-            rebuilds.iter().map(install).collect()
-        };
+        let mut installed = Vec::with_capacity(rebuilds.len());
+        for some in rebuilds.chunks(config.threads.max(1)) {
+            installed.par_extend(some.par_iter().map(install));
+        }
         for (rebuild, installed) in rebuilds.iter().zip(installed) {
             let Some((member, installed)) = installed else {
                 continue;
@@ -320,12 +323,13 @@ impl ParityStore {
     ) -> Result<()> {
         let count = affected.len().max(1);
         let survey = |&member: &usize| Ok((member, self.survey_member(group, member)?));
-        let surveys: Result<Vec<(usize, Survey)>> = if config.threads > 1 {
-            members.par_iter().map(survey).collect()
-        } else {
-            members.iter().map(survey).collect()
-        };
-        for (member, survey) in surveys? {
+        let members: Vec<usize> = members.iter().copied().collect();
+        let mut surveys = Vec::with_capacity(members.len());
+        for some in members.chunks(config.threads.max(1)) {
+            let found: Result<Vec<(usize, Survey)>> = some.par_iter().map(survey).collect();
+            surveys.extend(found?);
+        }
+        for (member, survey) in surveys {
             let Some(facts) = group.header.members().get(member) else {
                 continue;
             };

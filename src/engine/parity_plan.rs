@@ -3,9 +3,10 @@
 //! 1. A group of which a member is gone, by cleaning: its other members get parity of their own, then the file goes.
 //! 2. A parity file of one pack that is gone, or that a whole group covers as well (a crash came between), goes.
 //! 3. A finished pack that nothing covers gets parity of its own.
-//! 4. Sixteen packs (or as many as the configuration says) of about one length become a group. Others stay as they are: the
-//!    overhead of a group counts as if all its packs were as long as its longest. Packs that nothing covers are of a group at once if
-//!    there are enough of them, as after much was written: they are read and encoded once then, not twice.
+//! 4. Sixteen packs (or as many as the configuration says) of about one length that have parity of their own become a group. Others stay as they are: the
+//!    overhead of a group counts as if all its packs were as long as its longest.
+//! 5. If so many packs have no parity at all, as after much was written, they become a group at once: they are read and encoded
+//!    once then, not twice.
 //!
 //! The first two come first: what they remove may be counted as cover otherwise.
 
@@ -26,7 +27,7 @@ pub(super) enum Work {
     Drop(ParityId),
     /// A pack is to get parity of its own.
     Cover(PackToCover),
-    /// Packs are to become a group.
+    /// Packs that all have parity of their own, or all have none, are to become a group.
     Group(Vec<PackToCover>),
 }
 
@@ -100,41 +101,44 @@ impl Facts<'_> {
             }
         }
         if self.wanted {
-            let groups = self.groups();
-            let mut bare: Vec<PackToCover> = self.bare().cloned().collect();
-            bare.retain(|pack| !groups.iter().flatten().any(|other| other.pack == pack.pack));
+            let bare = self.bare.iter();
+            let mut bare: Vec<PackToCover> = bare
+                .filter(|pack| !self.refused.contains(&pack.pack))
+                .cloned()
+                .collect();
+            let mut groups = self.alike(self.alone());
+            if let Some(len_of) = self.direct {
+                let lens = bare.iter().map(|pack| (len_of(pack.pack), pack.clone()));
+                groups.extend(self.alike(lens.collect()));
+                bare.retain(|pack| !groups.iter().flatten().any(|other| other == pack));
+            }
             plan.extend(bare.into_iter().map(Work::Cover));
             plan.extend(groups.into_iter().map(Work::Group));
         }
         plan
     }
 
-    /// Packs that nothing covers and that are not damaged.
-    fn bare(&self) -> impl Iterator<Item = &PackToCover> {
-        let bare = self.bare.iter();
-        bare.filter(|pack| !self.refused.contains(&pack.pack))
-    }
-
-    /// Groups that can be made.
-    fn groups(&self) -> Vec<Vec<PackToCover>> {
+    /// Packs that have parity of their own only, with their bytes.
+    fn alone(&self) -> Vec<(u64, PackToCover)> {
         let grouped: BTreeSet<PackId> = self
             .of_kind(ParityKind::Group)
             .flat_map(|group| group.members().iter().map(|m| m.pack))
             .collect();
         let mut seen = BTreeSet::new();
         let singles = self.of_kind(ParityKind::Single);
-        let mut alone: Vec<(u64, PackToCover)> = singles
+        singles
             .flat_map(|file| file.members().iter())
             .filter(|m| (self.holds)(m.pack) && !self.refused.contains(&m.pack))
             .filter(|m| !grouped.contains(&m.pack) && seen.insert(m.pack))
             .map(|m| (m.len.raw(), pack_of(m)))
-            .collect();
-        if let Some(len_of) = self.direct {
-            alone.extend(self.bare().map(|pack| (len_of(pack.pack), pack.clone())));
-        }
-        alone.sort_by_key(|(len, pack)| (std::cmp::Reverse(*len), pack.pack));
+            .collect()
+    }
+
+    /// Groups that can be made of packs; given with their bytes.
+    fn alike(&self, mut packs: Vec<(u64, PackToCover)>) -> Vec<Vec<PackToCover>> {
+        packs.sort_by_key(|(len, pack)| (std::cmp::Reverse(*len), pack.pack));
         let mut groups = Vec::new();
-        let mut rest = alone.as_slice();
+        let mut rest = packs.as_slice();
         let count = self.group_packs.clamp(2, PARITY_MEMBERS_MAX);
         while let Some(some) = rest.get(..count) {
             let longest = some.first().map_or(0, |(len, _)| *len);
@@ -220,10 +224,10 @@ mod tests {
 
     #[test]
     fn bare_packs_become_a_group_at_once_where_that_is_wanted() {
-        let files: Vec<_> = (1..=6).map(|n| single(n, n, 100 * 4096)).collect();
-        let bare: Vec<PackToCover> = (7..=17).map(|n| pack_of(&member(n, 1))).collect();
+        let files: Vec<_> = (1..=3).map(|n| single(n, n, 90 * 4096)).collect();
+        let bare: Vec<PackToCover> = (4..=20).map(|n| pack_of(&member(n, 1))).collect();
         // The last one is too short for the group.
-        let len_of = |pack: PackId| if pack.raw() == 17 { 4096 } else { 90 * 4096 };
+        let len_of = |pack: PackId| if pack.raw() == 20 { 4096 } else { 90 * 4096 };
         let none = BTreeSet::new();
         let facts = |direct| Facts {
             files: files.clone(),
@@ -238,12 +242,11 @@ mod tests {
         let [Work::Cover(short), Work::Group(packs)] = made.as_slice() else {
             panic!("{made:?}");
         };
-        assert_eq!(short.pack.raw(), 17);
-        let mut grouped: Vec<u64> = packs.iter().map(|pack| pack.pack.raw()).collect();
-        grouped.sort_unstable();
-        assert_eq!(grouped, (1..=16).collect::<Vec<_>>());
+        assert_eq!(short.pack.raw(), 20);
+        let grouped: Vec<u64> = packs.iter().map(|pack| pack.pack.raw()).collect();
+        assert_eq!(grouped, (4..=19).collect::<Vec<_>>());
         let one_by_one = facts(None).plan();
-        assert_eq!(one_by_one.len(), 11);
+        assert_eq!(one_by_one.len(), 17);
         assert!(one_by_one.iter().all(|work| matches!(work, Work::Cover(_))));
     }
 

@@ -197,7 +197,7 @@ impl Engine {
     /// Those of the index.
     pub fn parity_stats(&self) -> Result<ParityStats> {
         let heal = self.store.heal_stats();
-        let plan = self.parity_plan(&BTreeSet::new(), true)?;
+        let plan = self.parity_plan(&BTreeSet::new(), false)?;
         let mut stats = ParityStats {
             percent: u64::from(self.parity_percent()),
             files: self.parity.all().len() as u64,
@@ -463,9 +463,13 @@ impl Pass<'_> {
             }
             return Ok(());
         }
+        let is_bare = |pack: &PackId| engine.parity.covering(*pack).is_none();
+        if matches!(work, Work::Group(_)) && packs.iter().any(is_bare) && self.direct {
+            // One that cannot be read, or too little room, is no reason for the others to have no parity: one by one.
+            self.direct = false;
+            return Ok(());
+        }
         match &error {
-            // No room for a group: there may be for some of its packs, one by one.
-            Error::NoSpace if self.direct && matches!(work, Work::Group(_)) => self.direct = false,
             // Nothing in it: the file of a pack whose creation a crash has cut off.
             Error::Invalid(_) if !packs.is_empty() => {
                 packs.iter().for_each(|pack| self.refuse(*pack, &error));

@@ -1,8 +1,8 @@
 //! Parity as it comes and goes: by itself, at close, on a full disk, on another disk.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use mmhfs::base::{ByteLen, Error, Result};
 use mmhfs::disk::{Access, Disk, DiskFile, RealDisk, Space};
@@ -12,10 +12,11 @@ use super::heal::{bytes, clean, data_packs, grouped, parity_files, protect, prot
 use super::model::{assert_same, seen};
 use super::world::{World, config};
 
-/// A disk that says how much room it has.
+/// A disk that says how much room it has, and of which one file cannot be opened.
 struct TightDisk {
     inner: RealDisk,
     room: AtomicU64,
+    blind: OnceLock<String>,
 }
 
 impl Disk for TightDisk {
@@ -23,6 +24,9 @@ impl Disk for TightDisk {
         self.inner.create_new(name)
     }
     fn open(&self, name: &str, access: Access) -> Result<Arc<dyn DiskFile>> {
+        if self.blind.get().is_some_and(|blind| name.ends_with(blind)) {
+            return Err(Error::io("open", std::io::Error::other("told to fail")));
+        }
         self.inner.open(name, access)
     }
     fn rename(&self, from: &str, to: &str) -> Result<()> {
@@ -61,6 +65,7 @@ fn open_tight(world: &mut World, room: u64) -> Arc<TightDisk> {
     let disk = Arc::new(TightDisk {
         inner: RealDisk::new(world.store()),
         room: AtomicU64::new(room),
+        blind: OnceLock::new(),
     });
     let place = Place {
         disk: Arc::clone(&disk) as Arc<dyn Disk>,
@@ -131,15 +136,48 @@ fn i8_a_full_disk_is_emptied_although_there_is_no_room_for_new_parity() {
     world.close();
 }
 
-/// A crash after the group's file is durable and before the files that it replaces are removed.
-#[test]
-fn a_group_and_the_files_that_it_replaces_are_both_good() {
+/// Packs of eighteen commits that have no parity, and the store closed.
+fn eighteen_bare() -> World {
     let mut world = World::new();
     for n in 0..18 {
         world.put(&format!("f{n}"), &bytes(100 + n, 3_700_000));
         world.engine().sync().unwrap();
     }
     world.close();
+    world
+}
+
+#[test]
+fn packs_without_parity_become_a_group_without_one_by_one_before() {
+    let mut world = eighteen_bare();
+    world.open_again();
+    let report = protect(&world);
+    assert_eq!((report.groups, report.removed), (1, 0), "{report:?}");
+    let stats = world.engine().parity_stats().unwrap();
+    assert_eq!((stats.packs_in_groups, stats.pending), (16, 0), "{stats:?}");
+    assert_eq!(stats.packs_bare, 0, "{stats:?}");
+    world.assert_sound();
+}
+
+#[test]
+fn a_pack_that_cannot_be_read_keeps_no_other_from_its_parity() {
+    let mut world = eighteen_bare();
+    let blind = data_packs(&world).swap_remove(3);
+    let disk = open_tight(&mut world, 1 << 40);
+    let name = blind.file_name().unwrap().to_str().unwrap();
+    disk.blind.set(name.to_owned()).unwrap();
+    let failed = world.engine().protect();
+    assert!(matches!(failed, Err(Error::Io { .. })), "{failed:?}");
+    let stats = world.engine().parity_stats().unwrap();
+    assert_eq!((stats.packs_bare, stats.pending), (1, 1), "{stats:?}");
+    assert!(stats.packs_alone + stats.packs_in_groups >= 17, "{stats:?}");
+    world.close();
+}
+
+/// A crash after the group's file is durable and before the files that it replaces are removed.
+#[test]
+fn a_group_and_the_files_that_it_replaces_are_both_good() {
+    let mut world = eighteen_bare();
     // Too few for groups of this size.
     let alone = Config {
         parity_group_packs: 32,
