@@ -138,6 +138,26 @@ fn a_run_of_damage_of_nine_tenths_of_the_parity_is_repaired() {
     world.check_repaired(id, &hit[..1]);
 }
 
+/// Most blocks have damage, so all damaged packs are brought back in one go, for which there is no room.
+#[test]
+fn where_there_is_no_room_for_two_packs_one_is_repaired() {
+    let (world, id) = World::group();
+    let large: Vec<_> = world
+        .packs
+        .iter()
+        .filter(|p| p.bytes.len() > 3 << 20)
+        .collect();
+    let (a, b) = (large[0].clone(), large[4].clone());
+    world.burst(&a.name(), 5000, 200_000);
+    world.burst(&b.name(), 5000, 1000);
+    world.disk.no_room_for(&format!("{}.tmp", b.name()));
+    let done = world.parity.reconstruct(id, &[a.id], &config());
+    assert!(matches!(done, Err(Error::NoSpace)), "{done:?}");
+    let read = |name: &str| std::fs::read(world.path(name)).unwrap();
+    assert!(read(&a.name()) == a.bytes, "the first was not repaired");
+    assert!(read(&b.name()) != b.bytes);
+}
+
 #[test]
 fn two_lost_packs_of_a_group_are_beyond_repair_and_nothing_is_written() {
     let (world, id) = World::group();

@@ -14,6 +14,8 @@ struct Plan {
     bad: Vec<(String, Range<u64>, u32)>,
     /// Calls that change something and still succeed; `None`: all.
     lives: Option<u32>,
+    /// A file for which there is no room.
+    no_room: Option<String>,
     /// Calls so far that read.
     reads: u64,
 }
@@ -71,6 +73,11 @@ impl SickDisk {
         self.plan.lock().unwrap().lives = changes;
     }
 
+    /// Lets no file of this name be created.
+    pub(crate) fn no_room_for(&self, name: &str) {
+        self.plan.lock().unwrap().no_room = Some(name.to_owned());
+    }
+
     /// Calls that read since the last time.
     pub(crate) fn take_reads(&self) -> u64 {
         std::mem::take(&mut self.plan.lock().unwrap().reads)
@@ -92,6 +99,9 @@ impl SickDisk {
 impl Disk for SickDisk {
     fn create_new(&self, name: &str) -> Result<Arc<dyn DiskFile>> {
         self.change()?;
+        if self.plan.lock().unwrap().no_room.as_deref() == Some(name) {
+            return Err(Error::NoSpace);
+        }
         Ok(self.wrap(name, self.inner.create_new(name)?))
     }
     fn open(&self, name: &str, access: Access) -> Result<Arc<dyn DiskFile>> {
