@@ -69,8 +69,11 @@ fn main() {
         "| average | logical MiB | distinct MiB | stored MiB | ratio | chunks | index MiB per stored GiB |"
     );
     println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
-    for avg in [16 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10] {
-        let (chunker, mut seen) = (chunker(avg), HashSet::new());
+    let averages = [16, 32, 64, 128, 256];
+    let alike = averages.map(|kib| (format!("{kib} KiB"), chunker(kib << 10)));
+    let standard = ("the default".to_owned(), Chunker::standard());
+    for (name, chunker) in alike.into_iter().chain([standard]) {
+        let mut seen = HashSet::new();
         let (mut logical, mut distinct, mut stored, mut chunks) =
             (0_usize, 0_usize, 0_usize, 0_usize);
         let mut frame: Vec<u8> = Vec::new();
@@ -100,8 +103,8 @@ fn main() {
         pack(&mut frame);
         let mib = |n: usize| n >> 20;
         println!(
-            "| {} KiB | {} | {} | {} | {}.{:02} | {} | {} |",
-            avg >> 10,
+            "| {} | {} | {} | {} | {}.{:02} | {} | {} |",
+            name,
             mib(logical),
             mib(distinct),
             mib(stored),

@@ -11,6 +11,7 @@ import time
 MMHFS, WORK = sys.argv[1], sys.argv[2]
 MIB, SECTOR, PERCENT = 1 << 20, 4096, 10
 READS = 20
+ROUNDS = 5
 dice = random.Random(1)
 
 
@@ -57,20 +58,18 @@ def par2(directory, *arguments):
         sys.exit(f"survival: par2 {arguments}: exit {done.returncode}: {done.stdout[-500:]}")
 
 
-def main():
-    store, mount = fill()
-    size = sum(os.path.getsize(path) for path in packs(store)) / MIB
-    other = f"{WORK}/par2"
-    shutil.copytree(f"{store}/packs", other)
-    names = sorted(os.listdir(other))
-
+def encoded(store, other, names):
+    """Seconds that par2 and mmhfs take to encode the same packs."""
+    for name in os.listdir(other):
+        if name.endswith(".par2"):
+            os.remove(f"{other}/{name}")
     theirs = timed(lambda: par2(other, "create", "-q", f"-r{PERCENT}", "all.par2", *names))
     shutil.rmtree(f"{store}/parity")
-    ours = timed(lambda: run("protect", store))
-    print(f"encoding {size:.0f} MiB at {PERCENT} %: {size / ours:.0f} MiB/s, par2 {size / theirs:.0f} MiB/s: {theirs / ours:.1f} times as fast")
-    encode_ratio = theirs / ours
+    return theirs, timed(lambda: run("protect", store))
 
-    # The same damage for both: 5 % of one pack after another, in one piece each.
+
+def repaired(store, other):
+    """Seconds that par2 and mmhfs take to repair the same damage: 5 % of each of eight packs, in one piece."""
     for path in packs(store)[1:9]:
         at, length = dice.randrange(MIB) // SECTOR * SECTOR, os.path.getsize(path) // 20 // SECTOR * SECTOR
         spoil(path, at, length)
@@ -81,8 +80,39 @@ def main():
         with open(path, "rb") as one, open(f"{other}/{os.path.basename(path)}", "rb") as two:
             if one.read() != two.read():
                 sys.exit(f"survival: {path} was not repaired to the same bytes")
-    print(f"repairing 8 packs of them: {size / ours:.0f} MiB/s of the store, par2 {size / theirs:.0f} MiB/s: {theirs / ours:.1f} times as fast")
-    repair_ratio = theirs / ours
+    # par2 keeps the damaged files beside the repaired ones.
+    for name in os.listdir(other):
+        if name.endswith(".1"):
+            os.remove(f"{other}/{name}")
+    return theirs, ours
+
+
+def report(what, size, rounds):
+    """Prints the medians of the rounds, and answers that of the ratios."""
+    ratios = sorted(theirs / ours for theirs, ours in rounds)
+    theirs, ours = (statistics.median(side) for side in zip(*rounds))
+    median = statistics.median(ratios)
+    print(
+        f"{what}: {size / ours:.0f} MiB/s of the store, par2 {size / theirs:.0f} MiB/s: median of {len(ratios)} rounds "
+        f"{median:.1f} times as fast, least {ratios[0]:.1f}, most {ratios[-1]:.1f}",
+        flush=True,
+    )
+    return median
+
+
+def main():
+    store, mount = fill()
+    size = sum(os.path.getsize(path) for path in packs(store)) / MIB
+    other = f"{WORK}/par2"
+    shutil.copytree(f"{store}/packs", other)
+    names = sorted(os.listdir(other))
+
+    encode, repair = [], []
+    for _ in range(ROUNDS):
+        encode.append(encoded(store, other, names))
+        repair.append(repaired(store, other))
+    encode_ratio = report(f"encoding {size:.0f} MiB at {PERCENT} %", size, encode)
+    repair_ratio = report("repairing 8 packs of them", size, repair)
 
     reads = []
     for n in range(READS):
