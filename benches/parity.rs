@@ -81,7 +81,7 @@ fn code(c: &mut Criterion) {
     group
         .sample_size(10)
         .measurement_time(Duration::from_secs(3));
-    for source_count in [256, 1024, 2048] {
+    for source_count in [256, 1024, 1888] {
         let size = BlockSize {
             source_count,
             symbol_len: 4096,

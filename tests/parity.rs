@@ -138,7 +138,33 @@ fn a_run_of_damage_of_nine_tenths_of_the_parity_is_repaired() {
     world.check_repaired(id, &hit[..1]);
 }
 
-/// Most blocks have damage, so all damaged packs are brought back in one go, for which there is no room.
+/// The blocks of a pack that nobody suspects are read for another one; it has damage in blocks before and after them too.
+#[test]
+fn a_pack_that_turns_out_to_be_damaged_is_repaired_everywhere() {
+    let (world, id) = World::group();
+    let header = world.parity.header(id).unwrap();
+    assert!(header.shape().block_count >= 7);
+    let (a, b) = (world.packs[4].clone(), world.packs[6].clone());
+    let spoil = |pack: &world::Pack, symbol: usize| world.burst(&pack.name(), symbol * SYMBOL, 9);
+    spoil(&a, 3);
+    for symbol in [1, 3, 6] {
+        spoil(&b, symbol);
+    }
+    // One block in memory at a time.
+    let config = ParityConfig {
+        memory_len: 0,
+        ..config()
+    };
+    let done = world.parity.reconstruct(id, &[a.id], &config).unwrap();
+    let RepairOutcome::Repaired(repaired) = done else {
+        panic!("{done:?}")
+    };
+    let found: Vec<_> = repaired.iter().map(|r| (r.pack, r.symbols)).collect();
+    assert_eq!(found, [(a.id, 1), (b.id, 3)]);
+    world.check_intact();
+}
+
+/// All damaged packs are brought back in one go, for which there is no room.
 #[test]
 fn where_there_is_no_room_for_two_packs_one_is_repaired() {
     let (world, id) = World::group();

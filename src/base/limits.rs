@@ -87,9 +87,10 @@ pub const DEDUP_READ_FRAMES: usize = 32;
 
 /// Bytes of a parity symbol: what is lost at a time when a disk loses a sector.
 pub const PARITY_SYMBOL_LEN: u32 = 4096;
-/// Most source symbols of a source block that this program makes: beyond about twice as many, encoding and
-/// decoding become slower per byte.
-pub const PARITY_BLOCK_SYMBOLS: u32 = 2048;
+/// Most source symbols of a source block that this program makes: with what the code adds to them they are less than
+/// 8 MiB, from where on the allocator gives memory back at once and each block would fault in all its pages anew. Beyond
+/// about twice as many, encoding and decoding become slower per byte.
+pub const PARITY_BLOCK_SYMBOLS: u32 = 1900;
 /// Most source symbols, and most repair symbols, of a source block that a reader accepts.
 pub const PARITY_BLOCK_SYMBOLS_MAX: u32 = 8192;
 /// Fewest repair symbols of a source block that this program makes.

@@ -69,6 +69,7 @@ impl Table {
 }
 
 /// One source block in memory.
+#[derive(Default)]
 pub(super) struct Block {
     /// Its index.
     pub(super) block: u32,
@@ -286,22 +287,22 @@ impl Group {
     }
 
     /// Reads consecutive blocks: one read per row of each pack, with more than one thread the packs in parallel.
-    /// Nothing is checked yet.
+    /// Nothing is checked yet. `blocks` is anything, of which the memory is used again.
     ///
     /// With one thread no pool is asked: a read that heals may run where others wait for it.
-    pub(super) fn load(&self, first: u32, count: u32, threads: usize) -> Vec<Block> {
-        let mut blocks: Vec<Block> = (first..first.saturating_add(count))
-            .map(|block| Block {
-                block,
-                bytes: vec![0; self.symbol_len * self.source_count],
-                good: vec![false; self.source_count],
-                erased: Vec::new(),
-            })
-            .collect();
+    pub(super) fn load(&self, blocks: &mut Vec<Block>, first: u32, count: u32, threads: usize) {
+        blocks.resize_with(usize::try_from(count).unwrap_or(usize::MAX), Block::default);
+        for (block, number) in blocks.iter_mut().zip(first..) {
+            block.block = number;
+            block.bytes.resize(self.symbol_len * self.source_count, 0);
+            block.good.clear();
+            block.good.resize(self.source_count, false);
+            block.erased.clear();
+        }
         // Each pack's part of each block: disjoint slices, so that packs can be read side by side.
         let mut parts: Vec<Vec<(&mut [u8], &mut [bool])>> = Vec::new();
         parts.resize_with(self.members.len(), Vec::new);
-        for block in &mut blocks {
+        for block in blocks {
             let mut bytes = block.bytes.as_mut_slice();
             let mut good = block.good.as_mut_slice();
             for (member, part) in parts.iter_mut().enumerate() {
@@ -315,6 +316,7 @@ impl Group {
                 part.push((own, own_good));
                 (bytes, good) = (rest, rest_good);
             }
+            bytes.fill(0);
         }
         let parts: Vec<_> = parts.into_iter().enumerate().collect();
         let load = |(member, part)| self.load_member(member, first, part);
@@ -323,7 +325,6 @@ impl Group {
         } else {
             parts.into_iter().for_each(load);
         }
-        blocks
     }
 
     /// Reads one pack's rows of consecutive blocks, of which `part` has the places.
@@ -342,8 +343,10 @@ impl Group {
             for (n, (bytes, good)) in part.iter_mut().enumerate() {
                 let from = buf.chunks(self.symbol_len).nth(n);
                 let to = bytes.chunks_mut(self.symbol_len).nth(row);
-                if let (Some(from), Some(to)) = (from, to) {
-                    to.copy_from_slice(from);
+                match (from, to) {
+                    (Some(from), Some(to)) => to.copy_from_slice(from),
+                    (None, Some(to)) => to.fill(0),
+                    (_, None) => {}
                 }
                 if let Some(good) = good.get_mut(row) {
                     // Past the end of the pack: zeros, which are right without being read.
@@ -399,25 +402,29 @@ impl Group {
         let Some(whole) = decode(&self.size(), &source, &repair)? else {
             return Ok(false);
         };
-        let mut right = true;
-        for esi in &block.erased {
-            let at = SourceAt {
+        let nth = |esi: u32| usize::try_from(esi).unwrap_or(usize::MAX);
+        let symbol = |esi: u32| whole.chunks(self.symbol_len).nth(nth(esi));
+        // A wrong result would mean that a damaged symbol has passed as a good one.
+        let is_right = |&esi: &u32| {
+            let at = self.header.symbol_at(SourceAt {
                 block: block.block,
-                esi: *esi,
-            };
-            let n = usize::try_from(*esi).unwrap_or(usize::MAX);
-            let symbol = whole.chunks(self.symbol_len).nth(n).unwrap_or_default();
-            let at = self.header.symbol_at(at);
+                esi,
+            });
             let entry = at.map(|at| self.header.source_entry(at));
             let sum = entry.and_then(|entry| self.table.get(entry));
-            // A wrong result would mean that a damaged symbol has passed as a good one.
-            right &= sum.is_none_or(|sum| sum == symbol_sum(symbol));
+            sum.is_none_or(|sum| sum == symbol_sum(symbol(esi).unwrap_or_default()))
+        };
+        if !block.erased.iter().all(is_right) {
+            return Ok(false);
         }
-        if right {
-            block.bytes = whole;
-            block.good.fill(true);
+        for &esi in &block.erased {
+            let place = block.bytes.chunks_mut(self.symbol_len).nth(nth(esi));
+            if let (Some(place), Some(symbol)) = (place, symbol(esi)) {
+                place.copy_from_slice(symbol);
+            }
         }
-        Ok(right)
+        block.good.fill(true);
+        Ok(true)
     }
 
     /// Up to `most` intact repair symbols of a block.

@@ -1,10 +1,10 @@
 //! Brings damaged and lost packs back from parity, byte for byte.
 //!
 //! 1. Each suspected pack is read from front to back and compared with the table of checksums: what does not match,
-//!    cannot be read or is not there is erased. A pack whose digest matches is intact whatever the table says. If most
-//!    blocks are affected, the other packs of the group are read as well.
+//!    cannot be read or is not there is erased. A pack whose digest matches is intact whatever the table says.
 //! 2. Every block with an erased symbol is read, the other packs' symbols with it, checked and decoded. What comes out
-//!    is written to a new file beside the pack; the intact symbols are copied to it.
+//!    is written to a new file beside the pack; the intact symbols are copied to it. Another pack of which a symbol turns
+//!    out to be erased is taken through the first step then.
 //! 3. The new file is read back and its digest compared. Only then it is renamed to `….repaired`, the damaged pack is
 //!    moved to quarantine, and the new one takes its name, each step durable before the next. A crash between the last
 //!    two leaves a pack that is only there as `….repaired`: [`ParityStore::finish_repairs`] ends that.
@@ -208,8 +208,12 @@ impl ParityStore {
             repaired.extend(pass.repaired);
             lost.extend(pass.lost);
             lost.retain(|lost: &LostRange| !pass.clean.contains(&lost.pack));
+            let is_clean = |member: &usize| {
+                let member = header.members().get(*member);
+                member.is_some_and(|member| pass.clean.contains(&member.pack))
+            };
             let others = pass.others.difference(&seen).copied();
-            suspects = others.filter(may).collect();
+            suspects = others.filter(|m| may(m) && !is_clean(m)).collect();
         }
         let lost = join_lost(lost);
         Ok(match (repaired.is_empty(), lost.is_empty()) {
@@ -279,21 +283,17 @@ impl ParityStore {
         let blocks = usize::try_from(group.header.shape().block_count).unwrap_or(usize::MAX);
         let mut affected = vec![false; blocks];
         self.survey_all(group, suspects, config, &mut affected, rebuilds, pass)?;
-        // If most blocks are read anyway, what else is damaged is better known before, or all is decoded twice.
-        if affected.iter().filter(|hit| **hit).count() * 2 > blocks {
-            let all = (0..group.header.members().len()).filter(|member| !suspects.contains(member));
-            let others: BTreeSet<usize> = all.filter(may_rewrite).collect();
-            self.survey_all(group, &others, config, &mut affected, rebuilds, pass)?;
-        }
+        let mut surveyed = suspects.clone();
         let width = group.width(config);
-        let mut first = 0;
-        while let Some(next) = affected.iter().skip(first).position(|hit| *hit) {
-            let from = first + next;
+        let mut blocks = Vec::new();
+        // Front to back; a pack that turns out to be damaged on the way may affect what lies before.
+        while let Some(from) = affected.iter().position(|hit| *hit) {
             let run = affected.iter().skip(from).take_while(|hit| **hit).count();
             let count = u32::try_from(run).unwrap_or(u32::MAX).min(width.held);
             let start = u32::try_from(from).unwrap_or(u32::MAX);
             self.check_interrupted()?;
-            let mut blocks = group.load(start, count, config.threads);
+            group.load(&mut blocks, start, count, config.threads);
+            let mut recovered = Vec::with_capacity(blocks.len());
             for some in blocks.chunks_mut(width.busy) {
                 let whole: Result<Vec<bool>> = some
                     .par_iter_mut()
@@ -302,11 +302,24 @@ impl ParityStore {
                         group.recover(block)
                     })
                     .collect();
-                for (block, whole) in some.iter().zip(whole?) {
-                    take_block(group, block, whole, rebuilds, pass)?;
-                }
+                recovered.extend(whole?);
             }
-            first = from + usize::try_from(count).unwrap_or(usize::MAX);
+            let found: BTreeSet<usize> = blocks
+                .iter()
+                .flat_map(|block| damaged_members(group, block))
+                .filter(|member| !surveyed.contains(member) && may_rewrite(member))
+                .collect();
+            self.survey_all(group, &found, config, &mut affected, rebuilds, pass)?;
+            surveyed.extend(found);
+            for (block, whole) in blocks.iter().zip(recovered) {
+                take_block(group, block, whole, rebuilds, pass)?;
+            }
+            let done = usize::try_from(count).unwrap_or(usize::MAX);
+            affected
+                .iter_mut()
+                .skip(from)
+                .take(done)
+                .for_each(|hit| *hit = false);
         }
         Ok(())
     }
@@ -540,11 +553,13 @@ fn repair_run(group: &Group, first: SymbolAt, buf: &mut [u8]) -> Result<Vec<Lost
         }
     }
     damaged.sort_by_key(|(at, n)| (at.block, *n));
+    let mut blocks = Vec::new();
     for same in damaged.chunk_by(|(a, _), (b, _)| a.block == b.block) {
         let Some((at, _)) = same.first() else {
             continue;
         };
-        for block in &mut group.load(at.block, 1, 1) {
+        group.load(&mut blocks, at.block, 1, 1);
+        for block in &mut blocks {
             group.check(block);
             let whole = group.recover(block)?;
             for (at, n) in same {
@@ -565,6 +580,18 @@ fn repair_run(group: &Group, first: SymbolAt, buf: &mut [u8]) -> Result<Vec<Lost
         }
     }
     Ok(lost)
+}
+
+/// The members of which a block has erased symbols.
+fn damaged_members(group: &Group, block: &Block) -> BTreeSet<usize> {
+    let at = |esi: &u32| {
+        let at = SourceAt {
+            block: block.block,
+            esi: *esi,
+        };
+        group.header.symbol_at(at).map(|at| at.member)
+    };
+    block.erased.iter().filter_map(at).collect()
 }
 
 /// Takes over what a block has of the packs that are being rebuilt: what was computed, and what could not be read when

@@ -17,6 +17,9 @@ use crate::base::{Error, Result};
 
 /// Number that packets carry for their block; there is one block at a time.
 const BLOCK_NUMBER: u8 = 0;
+/// Bytes of each symbol that are encoded at a time: the code treats every byte of a symbol alike. So the crate's copies of
+/// a block stay small enough for the allocator to keep them for the next; fresh pages would cost more than the copying.
+const COLUMN_LEN: usize = 2048;
 /// Repair symbols beyond those that are missing with which decoding is tried first. With some more than needed the
 /// crate gets by with exclusive ors alone; handing it all that there are would only cost copies.
 const SPARE_SYMBOLS: usize = 24;
@@ -120,8 +123,7 @@ impl Plans {
 
     /// The first `repair_count` repair symbols of a block, in order.
     ///
-    /// `block` is all source symbols, one after another. Takes about twice the block's length of memory beside
-    /// the result.
+    /// `block` is all source symbols, one after another.
     ///
     /// # Errors
     /// [`Error::Internal`] if the sizes do not fit together.
@@ -134,11 +136,29 @@ impl Plans {
         if block.len() != size.byte_len()? || repair_count > PARITY_BLOCK_SYMBOLS_MAX {
             return Err(Error::Internal("size of a source block"));
         }
-        let config = size.config()?;
         let plan = self.plan(size.source_count)?;
-        let encoder = SourceBlockEncoder::with_encoding_plan(BLOCK_NUMBER, &config, block, &plan);
-        let packets = encoder.repair_packets(0, repair_count);
-        Ok(packets.into_iter().map(|packet| packet.split().1).collect())
+        let symbol_len = index(size.symbol_len);
+        let mut repair = vec![Vec::with_capacity(symbol_len); index(repair_count)];
+        let mut column = Vec::new();
+        for from in (0..symbol_len).step_by(COLUMN_LEN) {
+            let part = from..symbol_len.min(from + COLUMN_LEN);
+            let size = BlockSize {
+                symbol_len: u32::try_from(part.len()).unwrap_or(u32::MAX),
+                ..*size
+            };
+            column.clear();
+            for symbol in block.chunks(symbol_len) {
+                column.extend_from_slice(symbol.get(part.clone()).unwrap_or_default());
+            }
+            let config = size.config()?;
+            let encoder =
+                SourceBlockEncoder::with_encoding_plan(BLOCK_NUMBER, &config, &column, &plan);
+            let packets = encoder.repair_packets(0, repair_count);
+            for (symbol, packet) in repair.iter_mut().zip(packets) {
+                symbol.extend_from_slice(packet.data());
+            }
+        }
+        Ok(repair)
     }
 }
 
@@ -272,6 +292,28 @@ mod tests {
     #[test]
     fn nothing_lost_needs_nothing() {
         assert!(check(&Plans::new(), 20, &[], 0..0));
+    }
+
+    #[test]
+    fn a_block_that_is_encoded_in_columns_is_encoded_as_a_whole() {
+        for symbol_len in [
+            8,
+            COLUMN_LEN - 8,
+            COLUMN_LEN,
+            COLUMN_LEN + 8,
+            3 * COLUMN_LEN,
+        ] {
+            let size = BlockSize {
+                source_count: 12,
+                symbol_len: u32::try_from(symbol_len).unwrap(),
+            };
+            let block = noise(size.byte_len().unwrap());
+            let found = Plans::new().encode(&size, &block, 5).unwrap();
+            let whole = SourceBlockEncoder::new(BLOCK_NUMBER, &size.config().unwrap(), &block);
+            let whole = whole.repair_packets(0, 5);
+            let whole: Vec<_> = whole.iter().map(|packet| packet.data().to_vec()).collect();
+            assert_eq!(found, whole, "symbols of {symbol_len} bytes");
+        }
     }
 
     #[test]

@@ -126,6 +126,8 @@ impl Index {
         options.set_atomic_flush(true);
         options.set_db_write_buffer_size(config.write_buffer_len);
         options.set_max_open_files(config.open_files_max);
+        // By default 16 threads are started for each table, whatever it holds.
+        options.set_max_file_opening_threads(1);
         options.set_keep_log_file_num(2);
         options.set_max_log_file_size(1 << 20);
         options.set_log_level(rocksdb::LogLevel::Warn);
