@@ -8,7 +8,7 @@ use super::files::pack_name;
 use super::parity::{ParityConfig, ParityPlace, ParityStore};
 use crate::base::{Error, PackOff, Result};
 use crate::disk::{Access, Disk, DiskFile};
-use crate::fec::{BlockSize, Numbered, decode};
+use crate::fec::{BlockSize, Numbered, Plans};
 use crate::format::Hash;
 use crate::format::parity::{
     PARITY_PAGE_LEN, PARITY_PAGE_SUMS, ParityCopy, ParityHeader, SourceAt, SymbolAt, SymbolSum,
@@ -377,7 +377,7 @@ impl Group {
     ///
     /// # Errors
     /// [`Error::Internal`] for sizes that do not fit together.
-    pub(super) fn recover(&self, block: &mut Block) -> Result<bool> {
+    pub(super) fn recover(&self, plans: &Plans, block: &mut Block) -> Result<bool> {
         let missing = block.erased.len();
         if missing == 0 {
             return Ok(true);
@@ -390,20 +390,12 @@ impl Group {
             .iter()
             .map(|(idx, bytes)| Numbered { idx: *idx, bytes })
             .collect();
-        let symbols = block
-            .bytes
-            .chunks(self.symbol_len)
-            .zip(&block.good)
-            .zip(0..);
-        let source: Vec<_> = symbols
-            .filter(|((_, good), _)| **good)
-            .map(|((bytes, _), idx)| Numbered { idx, bytes })
-            .collect();
-        let Some(whole) = decode(&self.size(), &source, &repair)? else {
+        let size = self.size();
+        if !plans.recover(&size, &mut block.bytes, &block.erased, &repair)? {
             return Ok(false);
-        };
+        }
         let nth = |esi: u32| usize::try_from(esi).unwrap_or(usize::MAX);
-        let symbol = |esi: u32| whole.chunks(self.symbol_len).nth(nth(esi));
+        let symbol = |esi: u32| block.bytes.chunks(self.symbol_len).nth(nth(esi));
         // A wrong result would mean that a damaged symbol has passed as a good one.
         let is_right = |&esi: &u32| {
             let at = self.header.symbol_at(SourceAt {
@@ -416,12 +408,6 @@ impl Group {
         };
         if !block.erased.iter().all(is_right) {
             return Ok(false);
-        }
-        for &esi in &block.erased {
-            let place = block.bytes.chunks_mut(self.symbol_len).nth(nth(esi));
-            if let (Some(place), Some(symbol)) = (place, symbol(esi)) {
-                place.copy_from_slice(symbol);
-            }
         }
         block.good.fill(true);
         Ok(true)

@@ -24,6 +24,7 @@ use super::parity_group::{Block, Group, RUN_LEN, remove_if_there};
 use crate::base::limits::{PARITY_RANGE_LEN_MAX, QUARANTINE_FILES_MAX};
 use crate::base::{Digest, Error, PackId, PackOff, ParityId, Result, Site};
 use crate::disk::DiskFile;
+use crate::fec::Plans;
 use crate::format::parity::{Member, ParityHeader, SourceAt, SymbolAt};
 use crate::hash::{Checksum, SpanHasher};
 
@@ -299,7 +300,7 @@ impl ParityStore {
                     .par_iter_mut()
                     .map(|block| {
                         group.check(block);
-                        group.recover(block)
+                        group.recover(&self.plans, block)
                     })
                     .collect();
                 recovered.extend(whole?);
@@ -526,7 +527,8 @@ impl ParityStore {
         let (first, last) = (off.raw() / symbol_len, (end - 1) / symbol_len);
         let count = usize::try_from(last - first + 1).unwrap_or(usize::MAX);
         let mut buf = vec![0; count * group.symbol_len()];
-        let lost = repair_run(&group, SymbolAt { member, idx: first }, &mut buf)?;
+        let first = SymbolAt { member, idx: first };
+        let lost = repair_run(&self.plans, &group, first, &mut buf)?;
         if !lost.is_empty() {
             return Ok(RangeOutcome::BeyondRepair(join_lost(lost)));
         }
@@ -538,7 +540,12 @@ impl ParityStore {
 }
 
 /// Reads consecutive symbols of a member into `buf` and computes those that are damaged; returns what cannot be.
-fn repair_run(group: &Group, first: SymbolAt, buf: &mut [u8]) -> Result<Vec<LostRange>> {
+fn repair_run(
+    plans: &Plans,
+    group: &Group,
+    first: SymbolAt,
+    buf: &mut [u8],
+) -> Result<Vec<LostRange>> {
     let came = group.read_run(first, buf);
     let mut lost = Vec::new();
     // Blocks with damage, and where in `buf` their symbols of this run are.
@@ -561,7 +568,7 @@ fn repair_run(group: &Group, first: SymbolAt, buf: &mut [u8]) -> Result<Vec<Lost
         group.load(&mut blocks, at.block, 1, 1);
         for block in &mut blocks {
             group.check(block);
-            let whole = group.recover(block)?;
+            let whole = group.recover(plans, block)?;
             for (at, n) in same {
                 let esi = usize::try_from(at.esi).unwrap_or(usize::MAX);
                 // One whose checksum is lost may have been computed; then it counts as right.

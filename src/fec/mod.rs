@@ -4,8 +4,11 @@
 //! and length is checked here first, and its deserialisers, which panic on short input, are not used at all. The
 //! code detects nothing: a wrong symbol that is handed in as a good one makes all that comes out wrong.
 
+mod few;
+
 use std::sync::Arc;
 
+use few::{Equation, solve};
 use parking_lot::Mutex;
 use raptorq::{
     EncodingPacket, ObjectTransmissionInformation, PayloadId, SourceBlockDecoder,
@@ -23,6 +26,12 @@ const COLUMN_LEN: usize = 2048;
 /// Repair symbols beyond those that are missing with which decoding is tried first. With some more than needed the
 /// crate gets by with exclusive ors alone; handing it all that there are would only cost copies.
 const SPARE_SYMBOLS: usize = 24;
+
+/// Most lost symbols of a block that are computed by [`few`]; for more than about so many the crate's own way is quicker.
+const FEW_SYMBOLS: usize = 48;
+/// Repair symbols beyond those that are missing with which that is tried: each makes it about 100 times less likely that
+/// they do not suffice.
+const FEW_SPARE_SYMBOLS: usize = 4;
 
 /// The size of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +87,13 @@ impl BlockSize {
         Ok(ObjectTransmissionInformation::new(
             len as u64, symbol_len, 1, 1, 8,
         ))
+    }
+
+    fn owns_repair(&self, symbol: &Numbered<'_>) -> Result<()> {
+        if symbol.idx >= PARITY_BLOCK_SYMBOLS_MAX {
+            return Err(Error::Internal("number of a repair symbol"));
+        }
+        self.owns(symbol.bytes)
     }
 
     fn owns(&self, bytes: &[u8]) -> Result<()> {
@@ -136,9 +152,14 @@ impl Plans {
         if block.len() != size.byte_len()? || repair_count > PARITY_BLOCK_SYMBOLS_MAX {
             return Err(Error::Internal("size of a source block"));
         }
+        self.encode_some(size, block, &(0..repair_count).collect::<Vec<u32>>())
+    }
+
+    /// As [`Plans::encode`], of the repair symbols with these numbers.
+    fn encode_some(&self, size: &BlockSize, block: &[u8], numbers: &[u32]) -> Result<Vec<Vec<u8>>> {
         let plan = self.plan(size.source_count)?;
         let symbol_len = index(size.symbol_len);
-        let mut repair = vec![Vec::with_capacity(symbol_len); index(repair_count)];
+        let mut repair = vec![Vec::with_capacity(symbol_len); numbers.len()];
         let mut column = Vec::new();
         for from in (0..symbol_len).step_by(COLUMN_LEN) {
             let part = from..symbol_len.min(from + COLUMN_LEN);
@@ -153,12 +174,121 @@ impl Plans {
             let config = size.config()?;
             let encoder =
                 SourceBlockEncoder::with_encoding_plan(BLOCK_NUMBER, &config, &column, &plan);
-            let packets = encoder.repair_packets(0, repair_count);
-            for (symbol, packet) in repair.iter_mut().zip(packets) {
-                symbol.extend_from_slice(packet.data());
+            for (symbol, number) in repair.iter_mut().zip(numbers) {
+                for packet in encoder.repair_packets(*number, 1) {
+                    symbol.extend_from_slice(packet.data());
+                }
             }
         }
         Ok(repair)
+    }
+
+    /// Computes the source symbols `missing` of a block, ascending, from the others and from repair symbols, all of
+    /// which are known to be right. Returns whether they suffice; if not, the missing ones are anything.
+    ///
+    /// As many repair symbols as are missing suffice in about 99 of 100 cases, two more nearly always. They may come in any
+    /// order, each once.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for a symbol of another length or a number that the block does not have.
+    pub fn recover(
+        &self,
+        size: &BlockSize,
+        block: &mut [u8],
+        missing: &[u32],
+        repair: &[Numbered<'_>],
+    ) -> Result<bool> {
+        if block.len() != size.byte_len()? || missing.iter().any(|esi| *esi >= size.source_count) {
+            return Err(Error::Internal("size of a source block"));
+        }
+        for symbol in repair {
+            size.owns_repair(symbol)?;
+        }
+        if missing.is_empty() {
+            return Ok(true);
+        }
+        if repair.len() < missing.len() {
+            return Ok(false);
+        }
+        let found = if missing.len() <= FEW_SYMBOLS {
+            self.recover_few(size, block, missing, repair)?
+        } else {
+            None
+        };
+        let symbol_len = index(size.symbol_len);
+        if let Some(found) = found {
+            for (esi, found) in missing.iter().zip(found) {
+                fill_symbol(block, symbol_len, *esi, &found);
+            }
+            return Ok(true);
+        }
+        let is_there = |(_, esi): &(&[u8], u32)| missing.binary_search(esi).is_err();
+        let source: Vec<_> = block
+            .chunks(symbol_len)
+            .zip(0..)
+            .filter(is_there)
+            .map(|(bytes, idx)| Numbered { idx, bytes })
+            .collect();
+        let Some(whole) = decode(size, &source, repair)? else {
+            return Ok(false);
+        };
+        for (symbol, esi) in whole.chunks(symbol_len).zip(0..) {
+            if missing.binary_search(&esi).is_ok() {
+                fill_symbol(block, symbol_len, esi, symbol);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The code is linear over GF(256) (RFC 6330, section 5.3): a repair symbol is the sum of all source symbols, each
+    /// times a coefficient. So what the repair symbols of the block without the missing ones differ from the true ones by is
+    /// a sum of the missing ones, and a block that has a one for each of those, in a column of its own, gives the coefficients.
+    fn recover_few(
+        &self,
+        size: &BlockSize,
+        block: &mut [u8],
+        missing: &[u32],
+        repair: &[Numbered<'_>],
+    ) -> Result<Option<Vec<Vec<u8>>>> {
+        let symbol_len = index(size.symbol_len);
+        let some = repair.iter().take(missing.len() + FEW_SPARE_SYMBOLS);
+        let some: Vec<&Numbered<'_>> = some.collect();
+        let numbers: Vec<u32> = some.iter().map(|symbol| symbol.idx).collect();
+        for esi in missing {
+            fill_symbol(block, symbol_len, *esi, &[]);
+        }
+        let sums = self.encode_some(size, block, &numbers)?;
+        let ones_len = missing.len().next_multiple_of(8);
+        let mut ones = vec![0; index(size.source_count) * ones_len];
+        for (n, esi) in missing.iter().enumerate() {
+            if let Some(one) = ones.get_mut(index(*esi) * ones_len + n) {
+                *one = 1;
+            }
+        }
+        let ones_size = BlockSize {
+            symbol_len: u32::try_from(ones_len).unwrap_or(u32::MAX),
+            ..*size
+        };
+        let coefficients = self.encode_some(&ones_size, &ones, &numbers)?;
+        let equation =
+            |((mut sum, mut coefficients), symbol): ((Vec<u8>, Vec<u8>), &&Numbered<'_>)| {
+                for (sum, there) in sum.iter_mut().zip(symbol.bytes) {
+                    *sum ^= there;
+                }
+                coefficients.truncate(missing.len());
+                Equation { coefficients, sum }
+            };
+        let equations = sums.into_iter().zip(coefficients).zip(&some);
+        Ok(solve(equations.map(equation).collect(), missing.len()))
+    }
+}
+
+/// Puts a symbol into a block; what `bytes` lacks of it becomes zero.
+fn fill_symbol(block: &mut [u8], symbol_len: usize, esi: u32, bytes: &[u8]) {
+    let place = block.chunks_mut(symbol_len).nth(index(esi));
+    let all = bytes.iter().copied().chain(std::iter::repeat(0));
+    for (place, byte) in place.into_iter().flatten().zip(all) {
+        *place = byte;
     }
 }
 
@@ -170,7 +300,7 @@ impl Plans {
 ///
 /// # Errors
 /// [`Error::Internal`] for a symbol of another length or a number that the block does not have.
-pub fn decode(
+fn decode(
     size: &BlockSize,
     source: &[Numbered<'_>],
     repair: &[Numbered<'_>],
@@ -183,10 +313,7 @@ pub fn decode(
         *seen.ok_or(Error::Internal("number of a source symbol"))? = true;
     }
     for symbol in repair {
-        size.owns(symbol.bytes)?;
-        if symbol.idx >= PARITY_BLOCK_SYMBOLS_MAX {
-            return Err(Error::Internal("number of a repair symbol"));
-        }
+        size.owns_repair(symbol)?;
     }
     let missing = have.iter().filter(|have| !**have).count();
     let config = size.config()?;
@@ -253,13 +380,22 @@ mod tests {
                 bytes: &repair[index(idx)],
             })
             .collect();
-        match decode(&size, &source, &repair).unwrap() {
-            Some(found) => {
-                assert_eq!(found, block, "{count} symbols without {lost:?}");
-                true
-            }
-            None => false,
+        let decoded = decode(&size, &source, &repair).unwrap();
+        let mut holes = block.clone();
+        for esi in lost {
+            holes[index(*esi) * 64..][..64].fill(0xee);
         }
+        let is_whole = plans.recover(&size, &mut holes, lost, &repair).unwrap();
+        assert_eq!(
+            is_whole,
+            decoded.is_some(),
+            "{count} symbols without {lost:?}"
+        );
+        if let Some(decoded) = decoded {
+            assert_eq!(decoded, block, "{count} symbols without {lost:?}");
+            assert_eq!(holes, block, "{count} symbols without {lost:?}");
+        }
+        is_whole
     }
 
     #[test]
