@@ -208,21 +208,29 @@ fn parity_files_that_are_gone_or_unreadable_are_made_anew() {
 
 #[test]
 fn i2_a_damaged_pack_without_parity_gets_none_and_keeps_no_other_from_it() {
-    let mut world = World::new();
-    world.put("f", &bytes(1, 6_000_000));
-    world.reopen();
-    world.close();
-    let packs = data_packs(&world);
-    assert!(packs.len() > 1);
-    ruin(&packs[0], 200_000, 1);
-    world.open_again();
-    let report = protect(&world);
-    assert_eq!(report.refused.len(), 1, "{report:?}");
-    assert!(report.covered > 0);
-    let stats = world.engine().parity_stats().unwrap();
-    assert_eq!((stats.packs_bare, stats.packs_refused), (1, 1), "{stats:?}");
-    // It is said once.
-    assert_eq!(protect(&world), ProtectReport::default());
+    // After a crash no footer vouches for it.
+    for crashed in [false, true] {
+        let mut world = World::new();
+        world.put("f", &bytes(1, 6_000_000));
+        if crashed {
+            world.engine().sync().unwrap();
+            world.crash(true, b"");
+        } else {
+            world.reopen();
+        }
+        world.close();
+        let packs = data_packs(&world);
+        assert!(packs.len() > 1);
+        ruin(packs.last().unwrap(), 200_000, 1);
+        world.open_again();
+        let report = protect(&world);
+        assert_eq!(report.refused.len(), 1, "{report:?}");
+        assert!(report.covered > 0);
+        let stats = world.engine().parity_stats().unwrap();
+        assert_eq!((stats.packs_bare, stats.packs_refused), (1, 1), "{stats:?}");
+        // It is said once.
+        assert_eq!(protect(&world), ProtectReport::default());
+    }
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Barrier, OnceLock};
 
-use mmhfs::base::{ByteLen, Error, Result};
+use mmhfs::base::{ByteLen, Error, FileOff, Result};
 use mmhfs::disk::{Access, Disk, DiskFile, RealDisk, Space};
 use mmhfs::engine::{Config, Engine, InitOptions, Place, ProtectReport};
 
@@ -136,6 +136,31 @@ fn i8_a_full_disk_is_emptied_although_there_is_no_room_for_new_parity() {
     world.close();
 }
 
+#[test]
+fn i8_a_repair_does_not_bring_back_a_pack_that_cleaning_has_removed() {
+    let mut world = grouped();
+    world.engine().delete_snapshot("one").unwrap();
+    world.unlink("f0").unwrap();
+    let want = seen(&world, world.engine().root());
+    let before = data_packs(&world);
+    world.close();
+    // Without room for parity of the others their group stays, without one of them.
+    let _disk = open_tight(&mut world, 64 << 10);
+    clean(&world);
+    let (there, gone): (Vec<_>, Vec<_>) = before.iter().partition(|pack| pack.exists());
+    assert_eq!(gone.len(), 1);
+    let stats = world.engine().parity_stats().unwrap();
+    assert!(stats.packs_weakened > 0, "{stats:?}");
+    ruin(there[2], 500_000, 4096);
+    let whole = seen(&world, world.engine().root());
+    assert_same(&whole, &want);
+    let _ = world.engine().protect();
+    let stats = world.engine().parity_stats().unwrap();
+    assert_eq!(stats.packs_repaired, 1, "{stats:?}");
+    assert!(!gone[0].exists());
+    world.close();
+}
+
 /// Packs of eighteen commits that have no parity, and the store closed.
 fn eighteen_bare() -> World {
     let mut world = World::new();
@@ -242,18 +267,22 @@ fn damage_that_a_read_has_found_is_mended_without_being_asked_for() {
 
 #[test]
 fn readers_of_one_damaged_frame_compute_it_once() {
-    let (mut world, data) = protected(300_000);
-    let packs = world.packs();
-    // The whole file is in the LOG pack or in one DATA pack: some of its frames are ruined.
-    let pack = packs
-        .iter()
-        .max_by_key(|p| std::fs::metadata(p).unwrap().len());
-    ruin(pack.unwrap(), 100_000, 1);
+    let (mut world, data) = protected(3_000_000);
+    ruin(&data_packs(&world)[0], 100_000, 1);
     world.open_again();
-    let world = &world;
+    let (world, together) = (&world, Barrier::new(8));
     std::thread::scope(|scope| {
         for _ in 0..8 {
-            scope.spawn(|| assert_eq!(world.read("f").unwrap(), data));
+            scope.spawn(|| {
+                let mut read = Vec::new();
+                let first = |handle| {
+                    together.wait();
+                    let engine = world.engine();
+                    engine.read(handle, FileOff::ZERO, 200_000, &mut read)
+                };
+                world.with_file("f", first).unwrap();
+                assert!(read == data[..200_000]);
+            });
         }
     });
     let stats = world.engine().parity_stats().unwrap();
