@@ -141,18 +141,31 @@ impl ChunkStore {
     /// # Errors
     /// As [`ChunkStore::get`]; the frame is then known to be damaged.
     pub fn read_frame(&self, row: &ChunkRow) -> Result<MovingFrame> {
-        let len = usize::try_from(row.frame_len).unwrap_or(usize::MAX);
         let healer = &self.reader.healer;
         let decode = |bytes: &[u8]| self.decode_whole(row, bytes);
         let read = self
-            .files
-            .read(row.pack, row.frame, len.min(FRAME_LEN_MAX))
-            .and_then(|bytes| decode(&bytes))
+            .frame_on_disk(row)
             .or_else(|error| healer.heal(row, error, &|| Ok(true), &decode));
         if read.is_err() {
-            healer.note_damage((row.pack, row.frame), row.frame_len);
+            self.note_damaged(row);
         }
         read
+    }
+
+    /// Whether the frame of a chunk can be read from the disk; if not, it is known to be damaged then.
+    pub fn is_on_disk(&self, row: &ChunkRow) -> bool {
+        let read = self.frame_on_disk(row);
+        if read.is_err() {
+            self.note_damaged(row);
+        }
+        read.is_ok()
+    }
+
+    fn frame_on_disk(&self, row: &ChunkRow) -> Result<MovingFrame> {
+        let len = usize::try_from(row.frame_len).unwrap_or(usize::MAX);
+        self.files
+            .read(row.pack, row.frame, len.min(FRAME_LEN_MAX))
+            .and_then(|bytes| self.decode_whole(row, &bytes))
     }
 
     fn decode_whole(&self, row: &ChunkRow, bytes: &[u8]) -> Result<MovingFrame> {

@@ -18,6 +18,8 @@ use crate::meta::{Rows, View, for_each_row};
 pub(super) enum Suspect {
     /// In these bytes, ascending and not touching.
     Within(Vec<Range<u64>>),
+    /// As [`Suspect::Within`], and parity was found not to suffice for them.
+    BeyondRepair(Vec<Range<u64>>),
     /// Everywhere but at these offsets, where frames verify.
     AllBut(HashSet<u64>),
 }
@@ -34,7 +36,7 @@ pub(super) struct Lost {
 impl Suspect {
     fn may_hold(&self, frame: &Range<u64>) -> bool {
         match self {
-            Self::Within(ranges) => {
+            Self::Within(ranges) | Self::BeyondRepair(ranges) => {
                 let next = ranges.partition_point(|range| range.end <= frame.start);
                 ranges
                     .get(next)
@@ -111,7 +113,11 @@ impl Engine {
             }
             let bounded = tried.len() < CHECK_DAMAGED_MAX;
             let known = tried.get(&(row.pack, start)).copied();
-            let good = known.unwrap_or_else(|| self.store.read_frame(&row).is_ok());
+            let good = known.unwrap_or_else(|| match suspect {
+                // Asking parity in vain costs the decoding of as many blocks as the frame has symbols.
+                Suspect::BeyondRepair(_) => self.store.is_on_disk(&row),
+                Suspect::Within(_) | Suspect::AllBut(_) => self.store.read_frame(&row).is_ok(),
+            });
             if bounded {
                 tried.insert((row.pack, start), good);
             }

@@ -371,12 +371,13 @@ impl Scrub<'_> {
         // One that is sound without having been rebuilt was repaired by somebody else, or can be read now. What others of
         // the group have lost is found when their turn comes.
         if !rebuilt.is_sound {
-            let lost = if rebuilt.lost.is_empty() {
-                ranges
+            let (ranges, suspect) = if rebuilt.lost.is_empty() {
+                (ranges.clone(), Suspect::Within(ranges))
             } else {
-                rebuilt.lost
+                (rebuilt.lost.clone(), Suspect::BeyondRepair(rebuilt.lost))
             };
-            self.leave(id, name, lost, detail, DamageState::BeyondRepair);
+            let at = self.note(name, &ranges, detail, DamageState::BeyondRepair);
+            self.left.insert(id, Left { at, suspect });
         }
         Ok(())
     }
