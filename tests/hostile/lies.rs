@@ -229,6 +229,45 @@ fn i4_a_counter_that_lies_gives_no_inode_number_out_again() {
     }
 }
 
+/// Bug: one more entry made a row that no reader accepts, and the directory could not be read any more.
+#[test]
+fn a_directory_that_says_to_be_full_takes_no_entry_and_stays_readable() {
+    let (full, mut row) = inode(crate::base(), "a/b");
+    row.attrs.size = FileOff::MAX.raw();
+    row.nlink = u32::MAX;
+    let put = Op::Put(Table::Inode, keys::inode(full).to_vec(), row.encode());
+    let commit = of(vec![put]);
+    within_bounds("a full directory", |base, dir| {
+        let engine = opened(base, dir, &commit).unwrap();
+        let (small, _) = inode(base, "a/small");
+        let (a, _) = inode(base, "a");
+        let caller = Caller::default();
+        let new = |kind| NewNode {
+            kind,
+            mode: 0o755,
+            umask: 0,
+            rdev: (0, 0),
+        };
+        let file = new(FileKind::File);
+        assert!(is_malformed(&engine.mknod(&caller, full, b"new", &file)));
+        assert!(is_malformed(&engine.link(small, full, b"new")));
+        let moved = engine.rename(a, b"small", full, b"new", RenameHow::default());
+        assert!(is_malformed(&moved));
+        // Its count of links is at its end, too: nothing is added up beyond it.
+        let other = new(FileKind::Dir);
+        engine.mknod(&caller, a, b"other", &other).unwrap();
+        let swap = RenameHow {
+            exchange: true,
+            ..RenameHow::default()
+        };
+        engine.rename(a, b"other", full, b"text", swap).unwrap();
+        engine.sync().unwrap();
+        assert_eq!(engine.getattr(full).unwrap().size, FileOff::MAX.raw());
+        assert!(!engine.check(&|_| {}).unwrap().problems.is_empty());
+    });
+    endure("a full directory", &commit);
+}
+
 /// Bug: check went round for ever.
 #[test]
 fn rows_of_the_highest_inode_number_are_a_problem_and_no_wait() {

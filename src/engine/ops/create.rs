@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::base::limits::{INO_MAX, LINKS_MAX, SYMLINK_LEN_MAX};
-use crate::base::{Error, Ino, Result, Timestamp};
+use crate::base::{Error, FileOff, Ino, Result, Timestamp};
 use crate::engine::Engine;
 use crate::engine::acl::{self, Acl};
 use crate::engine::handles::Target;
@@ -231,6 +231,13 @@ pub(crate) fn check_dir(state: &State, adding: bool) -> Result<()> {
     }
     if !adding && state.row.attrs.flags & FLAG_APPEND != 0 {
         return Err(Error::NotPermitted("append-only directory"));
+    }
+    if adding && state.row.attrs.size >= FileOff::MAX.raw() {
+        // No row holds one more; only a damaged store says that.
+        return Err(Error::Malformed {
+            what: "directory",
+            detail: "count of its entries",
+        });
     }
     Ok(())
 }

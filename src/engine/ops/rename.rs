@@ -210,8 +210,11 @@ impl Engine {
         change.put_inode(parent, state);
         let (parent, state) = locked.get(to.dir)?;
         state.row.attrs.size += u64::from(target.is_none());
-        state.row.nlink =
-            (state.row.nlink + u32::from(is_dir)).saturating_sub(u32::from(replaced_dir));
+        state.row.nlink = state
+            .row
+            .nlink
+            .saturating_add(u32::from(is_dir))
+            .saturating_sub(u32::from(replaced_dir));
         state.row.attrs.mtime = now;
         state.row.attrs.ctime = now;
         change.put_inode(parent, state);
@@ -256,8 +259,11 @@ impl Engine {
         let kinds = [source.row.kind == Kind::Dir, target.row.kind == Kind::Dir];
         for (dir, [leaves, comes]) in [(from.dir, kinds), (to.dir, [kinds[1], kinds[0]])] {
             let (parent, state) = locked.get(dir)?;
-            state.row.nlink =
-                (state.row.nlink + u32::from(comes)).saturating_sub(u32::from(leaves));
+            state.row.nlink = state
+                .row
+                .nlink
+                .saturating_add(u32::from(comes))
+                .saturating_sub(u32::from(leaves));
             state.row.attrs.mtime = now;
             state.row.attrs.ctime = now;
             change.put_inode(parent, state);
