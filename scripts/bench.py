@@ -317,8 +317,10 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--peers", default="mmhfs,ext4,btrfs,bindfs,gocryptfs")
-    parser.add_argument("workload", nargs="*", choices=[*WORKLOADS, []], default=WORKLOADS)
+    parser.add_argument("workload", nargs="*", default=WORKLOADS)
     told = parser.parse_args(sys.argv[5:])
+    for name in set(told.workload) - set(WORKLOADS):
+        parser.error(f"no workload {name}; there are: {' '.join(WORKLOADS)}")
     rounds, peers = told.rounds or (1 if told.quick else 5), told.peers.split(",")
     figures, units, failures = {}, {}, []
     disk = Disk(work, "8G" if told.quick else "20G")

@@ -34,6 +34,14 @@ pub(super) struct Lost {
 }
 
 impl Suspect {
+    /// The bytes that are known to be damaged, as far as they are.
+    pub(super) fn ranges(&self) -> &[Range<u64>] {
+        match self {
+            Self::Within(ranges) | Self::BeyondRepair(ranges) => ranges,
+            Self::AllBut(_) => &[],
+        }
+    }
+
     fn may_hold(&self, frame: &Range<u64>) -> bool {
         match self {
             Self::Within(ranges) | Self::BeyondRepair(ranges) => {

@@ -344,7 +344,8 @@ impl Scrub<'_> {
         }
         if !self.repair {
             drop(turn);
-            self.leave(id, name, ranges, detail, DamageState::Repairable);
+            let suspect = Suspect::Within(ranges);
+            self.leave(id, name, suspect, detail, DamageState::Repairable);
             return Ok(());
         }
         let rebuilt = engine.rebuild_pack(id);
@@ -353,7 +354,8 @@ impl Scrub<'_> {
             Ok(rebuilt) => rebuilt,
             Err(error) => {
                 let detail = format!("{detail}; it could not be repaired: {error}");
-                self.leave(id, name, ranges, detail, DamageState::BeyondRepair);
+                let suspect = Suspect::Within(ranges);
+                self.leave(id, name, suspect, detail, DamageState::BeyondRepair);
                 return Ok(());
             }
         };
@@ -371,13 +373,12 @@ impl Scrub<'_> {
         // One that is sound without having been rebuilt was repaired by somebody else, or can be read now. What others of
         // the group have lost is found when their turn comes.
         if !rebuilt.is_sound {
-            let (ranges, suspect) = if rebuilt.lost.is_empty() {
-                (ranges.clone(), Suspect::Within(ranges))
+            let suspect = if rebuilt.lost.is_empty() {
+                Suspect::Within(ranges)
             } else {
-                (rebuilt.lost.clone(), Suspect::BeyondRepair(rebuilt.lost))
+                Suspect::BeyondRepair(rebuilt.lost)
             };
-            let at = self.note(name, &ranges, detail, DamageState::BeyondRepair);
-            self.left.insert(id, Left { at, suspect });
+            self.leave(id, name, suspect, detail, DamageState::BeyondRepair);
         }
         Ok(())
     }
@@ -479,12 +480,11 @@ impl Scrub<'_> {
         &mut self,
         id: PackId,
         name: String,
-        ranges: Vec<Range<u64>>,
+        suspect: Suspect,
         detail: String,
         state: DamageState,
     ) {
-        let at = self.note(name, &ranges, detail, state);
-        let suspect = Suspect::Within(ranges);
+        let at = self.note(name, suspect.ranges(), detail, state);
         self.left.insert(id, Left { at, suspect });
     }
 

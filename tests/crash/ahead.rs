@@ -55,6 +55,13 @@ fn fail(disk: &SimDisk, kind: CallKind, after: u64, error: FaultError) {
     }]);
 }
 
+/// A commit whose first sync fails, once: the system's cache has its record, the disk may not.
+fn fail_a_sync(found: &Found, world: &World) {
+    fail(&found.disk, CallKind::Sync, 0, FaultError::Io);
+    assert!(world.engine().sync().is_err());
+    found.disk.set_faults(Vec::new());
+}
+
 /// Bug: a record whose sync had failed was read from the cache by somebody who only looked at the store, or made its
 /// index anew. The index got it, the disk did not, and after a loss of power the store did not open any more.
 #[test]
@@ -74,10 +81,8 @@ fn i1_who_only_reads_a_store_does_not_bring_its_index_ahead_of_its_log() {
         world.put("a", b"first");
         world.engine().sync().unwrap();
         world.put("b", b"second");
-        fail(&found.disk, CallKind::Sync, 0, FaultError::Io);
-        assert!(world.engine().sync().is_err());
+        fail_a_sync(&found, &world);
         world.engine = None;
-        found.disk.set_faults(Vec::new());
         look(&found.place).unwrap();
         let dir = Arc::clone(&world.dir);
         let found = power_loss(&found, &dir, seed);
@@ -133,10 +138,8 @@ fn what_parity_is_made_of_is_on_the_disk() {
         world.engine().sync().unwrap();
         // The same pack goes on.
         world.put("b", &Dice(!seed).bytes(1_500_000));
-        fail(&found.disk, CallKind::Sync, 0, FaultError::Io);
-        assert!(world.engine().sync().is_err());
+        fail_a_sync(&found, &world);
         world.engine = None;
-        found.disk.set_faults(Vec::new());
         let dir = Arc::clone(&world.dir);
         let world = opened(&found, &dir, seed);
         assert_eq!(world.engine().protect().unwrap().covered, 2);
@@ -160,9 +163,7 @@ fn i1_a_record_that_was_cut_off_does_not_come_back() {
         world.put("a", b"first");
         world.engine().sync().unwrap();
         world.put("b", b"second");
-        fail(&found.disk, CallKind::Sync, 0, FaultError::Io);
-        assert!(world.engine().sync().is_err());
-        found.disk.set_faults(Vec::new());
+        fail_a_sync(&found, &world);
         // It is tried again, in a new pack.
         found.disk.crash_at(found.disk.steps() + step);
         let _ = world.engine().sync();
