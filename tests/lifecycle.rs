@@ -311,6 +311,37 @@ fn after_kill_9_what_was_synced_is_there_and_nothing_needs_cleaning_up() {
     assert_eq!(world.read("synced"), "safe");
 }
 
+/// Bug: the mount of a killed process that has not quite ended was taken away, and then missed.
+#[test]
+fn umount_takes_away_the_mount_of_a_process_that_is_still_ending() {
+    let Some(world) = World::new() else { return };
+    world.mount();
+    world.kill_daemon();
+    // Its first thread has ended, another one has not: so a killed process looks for a moment, or for long.
+    let mut ending = Command::new("python3")
+        .arg("-c")
+        .arg(
+            "import ctypes, sys, threading\n\
+             threading.Thread(target=sys.stdin.read).start()\n\
+             ctypes.CDLL(None).pthread_exit(None)",
+        )
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stat = PathBuf::from(format!("/proc/{}/stat", ending.id()));
+    while !fs::read_to_string(&stat).unwrap().contains(") Z ") {
+        std::thread::yield_now();
+    }
+    let host = nix::unistd::gethostname().unwrap();
+    let holder = format!("pid {} on {}\n", ending.id(), host.to_str().unwrap());
+    fs::write(world.path("store").join("lock"), holder).unwrap();
+    world.umount();
+    assert!(!is_mounted(&world.point()));
+    drop(ending.stdin.take());
+    ending.wait().unwrap();
+    world.mount();
+}
+
 #[test]
 fn commands_reach_a_mounted_store_from_any_path_in_it() {
     let Some(world) = World::new() else { return };

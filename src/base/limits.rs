@@ -169,9 +169,9 @@ pub const PROBLEM_PATHS_MAX: usize = 1_000;
 pub const VERIFY_BATCH: usize = 64;
 /// Damaged places and chunks whose paths `check` looks for; of more it tells only the place.
 pub const CHECK_DAMAGED_MAX: usize = 1 << 20;
-/// Nodes of directories of one snapshot in which `check` looks for what is stored at damaged places: a node may be in
-/// a tree more often than anybody can wait for.
-pub const CHECK_NODES_MAX: usize = 1 << 20;
+/// Nodes of one snapshot in which `check` looks for what is stored at damaged places: a node may be in a tree more often
+/// than anybody can wait for.
+pub const CHECK_NODES_MAX: usize = 1 << 22;
 /// Directories that `check` remembers to lie below the root; when they are more it begins to remember anew.
 pub const CHECK_ROOTED_MAX: usize = 1 << 20;
 /// Directories above one another that a path is followed through: more are a loop.

@@ -104,7 +104,10 @@ pub(super) fn is_dead(path: &Path) -> bool {
 /// A thread of it may be waiting for the kernel to hand over what was written (`syncfs`). Nobody answers the
 /// kernel any more, the connection closes only with the last thread, and no signal reaches that one: the store would
 /// stay locked, and whoever looks at the mount would wait as well. So this comes before any look at a mount.
-pub(super) fn end_stuck() -> Outcome<()> {
+///
+/// Returns the mounts that it has taken away.
+pub(super) fn end_stuck() -> Outcome<Vec<Mount>> {
+    let mut ended = Vec::new();
     for mount in table()?.iter().filter(|mount| mount.kind == TYPE) {
         let lock = fs::read_to_string(mount.source.join("lock")).unwrap_or_default();
         if holder_here(&lock).is_some_and(is_stuck) {
@@ -114,14 +117,14 @@ pub(super) fn end_stuck() -> Outcome<()> {
             );
             let abort = format!("/sys/fs/fuse/connections/{}/abort", mount.minor);
             let forced = umount2(&mount.point, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH);
-            if forced.is_err()
-                && let Err(e) = fs::write(&abort, "1")
-            {
+            if forced.is_ok() {
+                ended.push(mount.clone());
+            } else if let Err(e) = fs::write(&abort, "1") {
                 log::warn!("{abort}: {e}");
             }
         }
     }
-    Ok(())
+    Ok(ended)
 }
 
 /// The process that a lock file names, if it is one of this machine.

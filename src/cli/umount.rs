@@ -26,8 +26,15 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(ui: &Ui, args: &Args) -> Outcome<()> {
-    mounts::end_stuck()?;
+    let ended = mounts::end_stuck()?;
     let full = mounts::absolute(&args.path)?;
+    if let Some(mount) = ended
+        .iter()
+        .find(|mount| mount.point == full || mount.source == full)
+    {
+        had_died(ui, mount);
+        return Ok(());
+    }
     let mount = find(&full)?;
     let client = Client::connect(&mount.source).unwrap_or(None);
     let Some(client) = client else {
@@ -73,10 +80,14 @@ fn abandoned(ui: &Ui, mount: &Mount, lazy: bool) -> Outcome<()> {
     let dead = mounts::is_dead(&mount.point);
     mounts::unmount(&mount.point, lazy || dead)?;
     if dead {
-        ui.note(format_args!(
-            "the process that served {} had died; the store recovers at the next mount",
-            mount.point.display()
-        ));
+        had_died(ui, mount);
     }
     Ok(())
+}
+
+fn had_died(ui: &Ui, mount: &Mount) {
+    ui.note(format_args!(
+        "the process that served {} had died; the store recovers at the next mount",
+        mount.point.display()
+    ));
 }

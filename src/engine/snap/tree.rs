@@ -87,15 +87,17 @@ fn malformed(detail: &'static str) -> Error {
 }
 
 /// A part of a directory's trie: what lies below the first `depth` bits of `prefix`.
-struct Part<'a> {
-    child: &'a DirChild,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    pub(super) child: DirChild,
     depth: u32,
     prefix: [u8; 32],
 }
 
-impl Part<'_> {
-    fn whole(child: &DirChild) -> Part<'_> {
-        Part {
+impl Part {
+    /// All of it.
+    pub(super) fn whole(child: DirChild) -> Self {
+        Self {
             child,
             depth: 0,
             prefix: [0; 32],
@@ -110,17 +112,17 @@ impl Part<'_> {
     }
 
     /// Both halves.
-    fn halves<'b>(&self, inner: &'b DirInner) -> [Part<'b>; 2] {
+    pub(super) fn halves(&self, inner: &DirInner) -> [Self; 2] {
         let mut right = self.prefix;
         if let Some(byte) = right.get_mut((self.depth / 8) as usize) {
             *byte |= 0x80 >> (self.depth % 8);
         }
-        let half = |child, prefix| Part {
+        let half = |child, prefix| Self {
             child,
             depth: self.depth + 1,
             prefix,
         };
-        [half(&inner.left, self.prefix), half(&inner.right, right)]
+        [half(inner.left, self.prefix), half(inner.right, right)]
     }
 
     /// Whether names with this hash belong here.
@@ -131,7 +133,7 @@ impl Part<'_> {
     /// Checks that a node is what its parent says, as far as it takes for a walk to end: names are where their hashes
     /// belong, so no node is met twice, and parts have the number of entries that they are said to have, so each
     /// that is entered has some.
-    fn check(&self, node: &Node) -> Result<()> {
+    pub(super) fn check(&self, node: &Node) -> Result<()> {
         let fits = match node {
             Node::DirInner(DirInner { left, right }) => {
                 self.depth < TRIE_DEPTH_MAX
@@ -270,7 +272,7 @@ impl Tree<'_> {
         each: &mut dyn FnMut(u64, &Entry) -> Result<bool>,
     ) -> Result<()> {
         let bad = &mut Err;
-        self.walk(&Part::whole(&dir.trie), after, &mut Walk { each, bad })
+        self.walk(&Part::whole(dir.trie), after, &mut Walk { each, bad })
             .map(|_| ())
     }
 
@@ -283,12 +285,12 @@ impl Tree<'_> {
         each: &mut dyn FnMut(u64, &Entry) -> Result<bool>,
         bad: &mut dyn FnMut(Error) -> Result<()>,
     ) -> Result<()> {
-        self.walk(&Part::whole(&dir.trie), after, &mut Walk { each, bad })
+        self.walk(&Part::whole(dir.trie), after, &mut Walk { each, bad })
             .map(|_| ())
     }
 
     /// Walks a part of a trie. Recursion ends at [`TRIE_DEPTH_MAX`].
-    fn walk(&self, part: &Part<'_>, after: u64, how: &mut Walk<'_>) -> Result<bool> {
+    fn walk(&self, part: &Part, after: u64, how: &mut Walk<'_>) -> Result<bool> {
         if part.last_slot() <= after {
             return Ok(true);
         }
